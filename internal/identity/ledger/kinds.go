@@ -1,0 +1,58 @@
+package ledger
+
+// The kinds of acts, each with the class its followers listen to.
+const (
+	AuthorityCreated   Kind = "authority.created"
+	AuthorityImported  Kind = "authority.imported"
+	AuthorityRetired   Kind = "authority.retired"
+	AuthorityRevoked   Kind = "authority.revoked"
+	ProfileImported    Kind = "profile.imported"
+	ProductAdded       Kind = "product.added"
+	ProductChanged     Kind = "product.changed"
+	LabelSet           Kind = "label.set"
+	DeviceRegistered   Kind = "device.registered"
+	DeviceChanged      Kind = "device.changed"
+	SecretRenewed      Kind = "device.secret-renewed"
+	SerialsLeased      Kind = "serials.leased"
+	SerialsClosed      Kind = "serials.closed"
+	CertificateIssued  Kind = "certificate.issued"
+	CertificateUsed    Kind = "certificate.confirmed"
+	CertificateRevoked Kind = "certificate.revoked"
+	CertificateHeld    Kind = "certificate.held"
+	CertificateFreed   Kind = "certificate.released"
+	CRLSigned          Kind = "crl.signed"
+	TokenCreated       Kind = "token.created"
+	TokenRevoked       Kind = "token.revoked"
+	OperatorChanged    Kind = "operator.changed"
+	ApprovalRequested  Kind = "approval.requested"
+	ApprovalDecided    Kind = "approval.decided"
+	ApprovalExecuted   Kind = "approval.executed"
+	NodeStarted        Kind = "node.started"
+	ClockAccepted      Kind = "clock.accepted"
+	BackupMade         Kind = "backup.made"
+	BackupRestored     Kind = "backup.restored"
+	Installed          Kind = "installation.created"
+)
+
+// ClassOf returns the class of a kind; an unknown kind has all classes, so that
+// a follower that is older than the writer drops too much rather than too
+// little.
+func ClassOf(k Kind) Class {
+	switch k {
+	case CertificateIssued, CertificateUsed, SerialsLeased, SerialsClosed:
+		return ClassIssuance
+	case CertificateRevoked, CertificateHeld, CertificateFreed, CRLSigned:
+		return ClassStatus
+	case AuthorityCreated, AuthorityImported, AuthorityRetired, ProfileImported, ProductAdded, ProductChanged, LabelSet:
+		return ClassControl
+	case AuthorityRevoked:
+		return ClassControl | ClassStatus
+	case DeviceRegistered, DeviceChanged, SecretRenewed:
+		return ClassDevice
+	case TokenCreated, TokenRevoked, OperatorChanged, ApprovalRequested, ApprovalDecided, ApprovalExecuted:
+		return ClassAccess
+	case NodeStarted, ClockAccepted, BackupMade, BackupRestored, Installed:
+		return ClassSystem
+	}
+	return ^Class(0)
+}
