@@ -1,0 +1,38 @@
+# make test    installs what the tests need (Debian), starts a PostgreSQL of its
+#              own in a temporary folder and runs every test; a skip is a failure
+# make short   the tests that need nothing but Go, quickly
+# make check   vet, format, staticcheck, go fix, module files, other platforms
+# make bench   the figures of docs/performance.md; BENCH_QUICK=1 for the short form
+# make fuzz    every fuzz target, FUZZTIME=20s each
+# make release reproducible binaries, checksums and SBOM in dist/
+# make release-check   builds twice, apart, and compares the bytes
+
+FUZZTIME ?= 20s
+TESTFLAGS ?=
+
+.PHONY: test short check bench fuzz release release-check setup
+
+test: setup
+	BIRTHMARK_NO_SKIP=1 tools/postgres.sh go test -timeout 15m $(TESTFLAGS) ./...
+	cd tools && go test ./...
+
+short:
+	go test -short ./...
+
+check:
+	tools/check.sh
+
+bench: setup
+	tools/postgres.sh go run ./bench
+
+fuzz:
+	tools/fuzz.sh $(FUZZTIME)
+
+release:
+	tools/release.sh dist
+
+release-check:
+	tools/release-check.sh
+
+setup:
+	tools/setup.sh

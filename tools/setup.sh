@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Installs what the tests need from Debian packages: PostgreSQL and the foreign
+# clients. Installs only what is missing. Where there is no apt-get it names what
+# is missing and goes on: the tests then say which of them cannot run.
+set -euo pipefail
+
+packages=(
+    postgresql                      # the second storage engine
+    strongswan-pki                  # `pki --est`, an EST client
+    libstrongswan-standard-plugins  # without these two, pki has neither curl
+    libstrongswan-extra-plugins     # nor elliptic curves
+    gnutls-bin                      # ocsptool and certtool, the second opinion
+    openssl
+    curl
+    jq
+    make
+    git
+    ca-certificates
+)
+
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+    for program in postgres pki ocsptool openssl curl jq; do
+        command -v "$program" >/dev/null || echo "setup: missing: $program (install it with this system's package manager)"
+    done
+    exit 0
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+    state=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" = 0 ]; then
+    as_root=()
+elif command -v sudo >/dev/null; then
+    as_root=(sudo)
+else
+    echo "setup: missing: ${missing[*]}; install them as root" >&2
+    exit 1
+fi
+
+# Debian's package would make a database cluster and start it; the tests start
+# their own. The file must be there before the package is.
+if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    "${as_root[@]}" mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' |
+        "${as_root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+fi
+
+echo "setup: installing ${missing[*]}"
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+    --no-install-recommends -o Dpkg::Options::=--force-confold "${missing[@]}"
