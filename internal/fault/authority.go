@@ -32,6 +32,9 @@ const (
 	ChainStatus        Code = 3041
 	ChainCritical      Code = 3042
 	ChainHost          Code = 3043
+	ChainPolicy        Code = 3044
+	ChainWeak          Code = 3045
+	CRLInvalid         Code = 3046
 )
 
 var authorityEntries = []Entry{
@@ -65,4 +68,7 @@ var authorityEntries = []Entry{
 	{ChainStatus, Unauthenticated, "the revocation status of a certificate is unknown", "provide a current CRL of each issuer"},
 	{ChainCritical, Unauthenticated, "a certificate has a critical extension that is not understood", "use a certificate without it"},
 	{ChainHost, Unauthenticated, "the certificate is for another name", "check the name"},
+	{ChainPolicy, Unauthenticated, "the certificate policies along the path do not agree", "use a certificate with a policy that its authorities require"},
+	{ChainWeak, Unauthenticated, "a key or signature algorithm of the path is too weak or unusual", "use SHA-256 or stronger with P-256, P-384, P-521, Ed25519 or RSA of 2048 to 8192 bits"},
+	{CRLInvalid, Invalid, "the CRL is not well formed", "pass DER or PEM CRLs of version 2"},
 }
