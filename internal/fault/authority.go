@@ -11,7 +11,6 @@ const (
 	ProfileInvalid     Code = 3011
 	ProfileLint        Code = 3012
 	ProfileValue       Code = 3013
-	ProfileKey         Code = 3014
 	KeyUnknown         Code = 3020
 	KeyExists          Code = 3021
 	PassphraseWrong    Code = 3022
@@ -49,7 +48,6 @@ var authorityEntries = []Entry{
 	{ProfileInvalid, Invalid, "the profile is not acceptable", "correct the line that the detail names"},
 	{ProfileLint, Invalid, "the profile would make certificates that break a rule", "correct what the findings name"},
 	{ProfileValue, Invalid, "a value that the profile puts into the certificate is missing or not acceptable", "correct the record of the device, product or authority that the detail names"},
-	{ProfileKey, Invalid, "the profile does not allow this type of key", "use a key of a type that the profile lists"},
 	{KeyUnknown, NotFound, "there is no such key", "check the key URI"},
 	{KeyExists, Conflict, "a key with this name exists", "choose another name; keys are never overwritten"},
 	{PassphraseWrong, Forbidden, "the passphrase is wrong or the key file was changed", "try again with the right passphrase; restore the file from a backup if it was damaged"},
