@@ -1,0 +1,287 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/birthmark/birthmark/internal/fault"
+)
+
+// litePath marks our files, so that another program's database is not taken
+// for one ("bmrk").
+const applicationID = 0x626d726b
+
+// litePragmas are set on every connection. FULL: in WAL mode each commit is
+// synced before it is acknowledged.
+const litePragmas = "_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=foreign_keys(ON)&_pragma=cache_size(-65536)&_pragma=temp_store(MEMORY)"
+
+// readers is how many connections read beside the writer.
+const readers = 8
+
+// liteEngine is SQLite: one writing connection, some that read. WAL lets both
+// go on at the same time.
+type liteEngine struct {
+	s       *Store
+	writer  *liteConn
+	writing chan struct{} // holds one token while the writer is free
+	pool    *litePool
+	commits liteCommit
+}
+
+func (s *Store) openSQLite(ctx context.Context, path string) error {
+	e := &liteEngine{s: s, writing: make(chan struct{}, 1)}
+	fresh := false
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		if s.cfg.ReadOnly {
+			return fault.New(fault.DataFolderState, "there is no database", filepath.Base(path))
+		}
+		fresh = true
+	}
+	file := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + litePragmas
+	writer, err := openLite(file)
+	if err != nil {
+		return err
+	}
+	e.writer = writer
+	e.pool = newLitePool(file+"&_pragma=query_only(ON)", readers)
+	e.writing <- struct{}{}
+	if err := e.check(ctx, fresh); err != nil {
+		return errors.Join(err, e.close())
+	}
+	s.engine, s.read = e, e.pool
+	return nil
+}
+
+// check makes a new file ours, or sees that an old one is and is sound.
+func (e *liteEngine) check(ctx context.Context, fresh bool) error {
+	if fresh {
+		if _, err := e.writer.exec(ctx, fmt.Sprintf("PRAGMA application_id = %d", applicationID)); err != nil {
+			return err
+		}
+	}
+	var id int64
+	if err := e.writer.row(ctx, "PRAGMA application_id").Scan(&id); err != nil {
+		return err
+	}
+	if id != applicationID {
+		return fault.New(fault.SchemaCorrupt, "the file is not a Birthmark database")
+	}
+	var mode string
+	if err := e.writer.row(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
+		return err
+	}
+	if mode != "wal" {
+		return fault.New(fault.StoreUnsafe, "the file system offers no WAL mode")
+	}
+	_, err := e.writer.exec(ctx, "PRAGMA wal_autocheckpoint = 2000")
+	return err
+}
+
+func (e *liteEngine) lock(ctx context.Context) error {
+	select {
+	case <-e.writing:
+		return nil
+	default:
+	}
+	select {
+	case <-e.writing:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (e *liteEngine) unlock() { e.writing <- struct{}{} }
+
+func (e *liteEngine) begin(ctx context.Context) (writeTx, error) {
+	if err := e.lock(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := e.writer.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
+		e.unlock()
+		return nil, err
+	}
+	return &liteTx{liteConn: e.writer, e: e}, nil
+}
+
+// liteTx is the transaction on the writing connection.
+type liteTx struct {
+	*liteConn
+	e *liteEngine
+}
+
+func (t *liteTx) commit(ctx context.Context) error {
+	if err := t.e.sync(ctx); err != nil {
+		t.rollback()
+		return err
+	}
+	t.e.unlock()
+	return nil
+}
+
+// sync commits; the error says whether the store may go on.
+func (e *liteEngine) sync(ctx context.Context) error {
+	if e.s.cfg.CommitFault != nil {
+		if err := e.s.cfg.CommitFault(); err != nil {
+			return err
+		}
+	}
+	_, err := e.writer.exec(ctx, "COMMIT")
+	return err
+}
+
+func (t *liteTx) rollback() {
+	// An error means that SQLite has rolled back by itself.
+	_, _ = t.exec(context.Background(), "ROLLBACK")
+	t.e.unlock()
+}
+
+func (e *liteEngine) snapshot(ctx context.Context, fn func(q querier) error) error {
+	c, err := e.pool.get(ctx)
+	if err != nil {
+		return err
+	}
+	defer e.pool.put(c)
+	if _, err := c.exec(ctx, "BEGIN"); err != nil {
+		return err
+	}
+	defer func() { _, _ = c.exec(context.Background(), "COMMIT") }()
+	return fn(c)
+}
+
+// migrate runs outside of a transaction: each migration begins its own.
+func (e *liteEngine) migrate(ctx context.Context, fn func(q scripter) error) error {
+	if err := e.lock(ctx); err != nil {
+		return err
+	}
+	defer e.unlock()
+	return fn(e.writer)
+}
+
+func (e *liteEngine) committers() int { return 1 }
+
+func (e *liteEngine) hint() {}
+
+func (e *liteEngine) close() error {
+	<-e.writing
+	return errors.Join(e.pool.close(), e.writer.close())
+}
+
+// litePool holds the reading connections, opened as they are needed.
+type litePool struct {
+	dsn    string
+	free   chan *liteConn // nil: may be opened
+	closed chan struct{}
+}
+
+func newLitePool(dsn string, n int) *litePool {
+	p := &litePool{dsn: dsn, free: make(chan *liteConn, n), closed: make(chan struct{})}
+	for range n {
+		p.free <- nil
+	}
+	return p
+}
+
+func (p *litePool) get(ctx context.Context) (*liteConn, error) {
+	var c *liteConn
+	select {
+	case c = <-p.free:
+	default:
+		select {
+		case c = <-p.free:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-p.closed:
+		}
+	}
+	select {
+	case <-p.closed:
+		if c != nil {
+			p.free <- c
+		}
+		return nil, fault.New(fault.ShuttingDown)
+	default:
+	}
+	if c != nil {
+		return c, nil
+	}
+	c, err := openLite(p.dsn)
+	if err != nil {
+		p.free <- nil
+		return nil, err
+	}
+	return c, nil
+}
+
+func (p *litePool) put(c *liteConn) { p.free <- c }
+
+func (p *litePool) close() error {
+	close(p.closed)
+	var errs []error
+	for range cap(p.free) {
+		if c := <-p.free; c != nil {
+			errs = append(errs, c.close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *litePool) query(ctx context.Context, sql string, args ...any) (rows, error) {
+	r, err := p.start(ctx, sql, args)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (p *litePool) start(ctx context.Context, sql string, args []any) (*liteRows, error) {
+	c, err := p.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.start(sql, args)
+	if err != nil {
+		p.put(c)
+		return nil, err
+	}
+	r.done = func() { p.put(c) }
+	return r, nil
+}
+
+func (p *litePool) row(ctx context.Context, sql string, args ...any) row {
+	r, err := p.start(ctx, sql, args)
+	return liteRow{r, err}
+}
+
+func (p *litePool) exec(context.Context, string, ...any) (int64, error) {
+	return 0, errors.New("a write outside of a transaction")
+}
+
+// liteFault names SQLite's errors.
+func liteFault(err error) error {
+	if err == nil {
+		return nil
+	}
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return err
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_FULL:
+		return fault.Wrap(fault.StoreFull, err)
+	case sqlite3.SQLITE_IOERR:
+		return fault.Wrap(fault.StoreBroken, err)
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT:
+		return fault.Wrap(fault.SchemaCorrupt, err)
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM:
+		return fault.Wrap(fault.StoreUnavailable, err)
+	}
+	return err
+}
