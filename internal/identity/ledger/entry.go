@@ -9,7 +9,6 @@ package ledger
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -84,25 +83,12 @@ func (e *Entry) Encode(dst []byte, random io.Reader) (leaf []byte, beside *Priva
 	if _, err := io.ReadFull(random, salts[:]); err != nil {
 		return nil, nil, fmt.Errorf("salt of a ledger entry: %w", err)
 	}
-	dst = append(dst, `{"kind":"`...)
-	dst = append(dst, e.Kind...)
-	dst = append(dst, `","at":"`...)
-	dst = e.At.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000Z")
+	p := Parsed{Kind: e.Kind, At: e.At, Actor: e.Actor, Salt: [16]byte(salts[:16]), Body: e.Body}
 	if personal(e.Actor) {
-		beside = &Private{Value: e.Actor}
-		copy(beside.Salt[:], salts[16:])
-		digest := beside.Commitment()
-		dst = append(dst, `","actor_commitment":"`...)
-		dst = hex.AppendEncode(dst, digest[:])
-	} else {
-		dst = append(dst, `","actor":"`...)
-		dst = append(dst, e.Actor...)
+		beside = &Private{Salt: [16]byte(salts[16:]), Value: e.Actor}
+		p.Commitment = beside.Commitment()
 	}
-	dst = append(dst, `","salt":"`...)
-	dst = hex.AppendEncode(dst, salts[:16])
-	dst = append(dst, `","body":`...)
-	dst = e.Body.AppendJSON(dst)
-	return append(dst, '}'), beside, nil
+	return appendLeaf(dst, &p), beside, nil
 }
 
 // Commitment returns SHA-256(salt || value), as the leaf shows it.

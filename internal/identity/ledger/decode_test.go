@@ -1,0 +1,330 @@
+package ledger
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+var kinds = []Kind{
+	AuthorityCreated, AuthorityImported, AuthorityRetired, AuthorityRevoked, ProfileImported,
+	ProductAdded, ProductChanged, LabelSet, DeviceRegistered, DeviceChanged, SecretRenewed,
+	SerialsLeased, SerialsClosed, CertificateIssued, CertificateUsed, CertificateRevoked,
+	CertificateHeld, CertificateFreed, CRLSigned, TokenCreated, TokenRevoked, OperatorChanged,
+	ApprovalRequested, ApprovalDecided, ApprovalExecuted, NodeStarted, ClockAccepted, BackupMade,
+	BackupRestored, Installed,
+}
+
+var awkward = []string{"", "plain", `"`, `\`, `\"`, "a\x00b", "\n\t\r\x1f", "\x7f", "Zürich", "\xff\xfe", "\u2028", "😀", `</script>`, `\u0041`}
+
+func drawString(t *rapid.T, label string) string {
+	return rapid.OneOf(rapid.SampledFrom(awkward), rapid.String()).Draw(t, label)
+}
+
+func drawDigest(t *rapid.T, label string) (d [32]byte) {
+	copy(d[:], rapid.SliceOfN(rapid.Byte(), 0, 32).Draw(t, label))
+	return d
+}
+
+func drawTime(t *rapid.T, label string) time.Time {
+	return time.Unix(rapid.Int64Range(0, 253402300799).Draw(t, label), 0).UTC()
+}
+
+func drawBody(t *rapid.T, k Kind) Body {
+	num := func(label string) int64 {
+		return rapid.OneOf(rapid.Int64Range(-2, 2), rapid.Int64()).Draw(t, label)
+	}
+	id := func(label string) int64 { return rapid.Int64Range(1, math.MaxInt64).Draw(t, label) }
+	octets := func(label string) []byte { return rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, label) }
+	switch b := newBody(k).(type) {
+	case *Issued:
+		*b = Issued{
+			Credential: num("credential"), CertSerial: octets("serial"), Authority: num("authority"), AuthorityName: drawString(t, "name"),
+			Profile: num("profile"), ProfileName: drawString(t, "profile name"), ProfileVersion: num("version"), Kind: drawString(t, "kind"),
+			Purpose: drawString(t, "purpose"), Device: id("device"), DeviceSerial: drawString(t, "device serial"), DeviceVersion: num("device version"),
+			DeviceState: rapid.Uint8().Draw(t, "state"), Slot: drawString(t, "slot"), SecretSpent: rapid.Bool().Draw(t, "spent"),
+			Supersedes: num("supersedes"), Product: num("product"), Site: num("site"), Owner: num("owner"), KeyKind: rapid.Uint8().Draw(t, "key kind"),
+			NotBefore: drawTime(t, "before"), NotAfter: drawTime(t, "after"), SPKI: drawDigest(t, "spki"), DER: drawDigest(t, "der"),
+			Idempotency: drawDigest(t, "idempotency"), Previous: num("previous"), Approval: num("approval"),
+		}
+		return b
+	case *Confirmed:
+		*b = Confirmed{Credential: num("credential"), Device: id("device")}
+		return b
+	case *Revoked:
+		*b = Revoked{
+			Credential: num("credential"), CertSerial: octets("serial"), Authority: num("authority"), Device: id("device"), Shard: int(num("shard")),
+			Reason: int(num("reason")), RevokedAt: drawTime(t, "at"), NotAfter: drawTime(t, "after"), Approval: num("approval"),
+		}
+		return b
+	case *Released:
+		*b = Released{Credential: num("credential"), CertSerial: octets("serial"), Authority: num("authority"), Device: id("device")}
+		return b
+	case *SignedCRL:
+		*b = SignedCRL{
+			Authority: num("authority"), Shard: int(num("shard")), Number: num("number"), ThisUpdate: drawTime(t, "this"),
+			NextUpdate: drawTime(t, "next"), Entries: int(num("entries")), DER: drawDigest(t, "der"),
+		}
+		return b
+	case *Registered:
+		*b = Registered{
+			Device: id("device"), DeviceSerial: drawString(t, "serial"), Product: num("product"), Version: num("version"), State: rapid.Uint8().Draw(t, "state"),
+			Site: num("site"), Owner: num("owner"), Region: drawString(t, "region"), Labels: drawDigest(t, "labels"), Secret: drawDigest(t, "secret"),
+		}
+		return b
+	case *Changed:
+		*b = Changed{
+			Device: id("device"), Version: num("version"), State: rapid.Uint8().Draw(t, "state"), Site: num("site"), Owner: num("owner"),
+			Region: drawString(t, "region"), Labels: drawDigest(t, "labels"), Secret: drawDigest(t, "secret"), SecretSPKI: drawDigest(t, "spki"),
+		}
+		if rapid.Bool().Draw(t, "spent") {
+			b.SecretSpent = drawTime(t, "spent at")
+		}
+		return b
+	case *Leased:
+		*b = Leased{Lease: num("lease"), Fence: num("fence"), Node: drawString(t, "node"), First: num("first"), Count: int(num("count")), Seed: drawDigest(t, "seed")}
+		return b
+	case *Closed:
+		*b = Closed{Lease: num("lease"), Fence: num("fence"), Node: drawString(t, "node")}
+		return b
+	}
+	return JSON(map[string]string{drawString(t, "key"): drawString(t, "value")})
+}
+
+func TestDecodeReadsWhatEncodeWrites(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		e := Entry{
+			Kind:  rapid.SampledFrom(kinds).Draw(t, "kind"),
+			At:    time.UnixMicro(rapid.Int64Range(0, 253402300799_000000).Draw(t, "at")).UTC(),
+			Actor: rapid.SampledFrom([]string{"", "system", "device:00ff", "token:7", "local:eve", "operator:Zoë", "device:\"\x00"}).Draw(t, "actor"),
+		}
+		e.Body = drawBody(t, e.Kind)
+		leaf, beside, err := e.Encode(nil, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !json.Valid(leaf) {
+			t.Fatalf("not JSON: %s", leaf)
+		}
+		p, err := Decode(leaf)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, leaf)
+		}
+		if again := appendLeaf(nil, &p); !bytes.Equal(again, leaf) {
+			t.Fatalf("encoded again:\n%s\n%s", again, leaf)
+		}
+		if p.Kind != e.Kind || !p.At.Equal(e.At) {
+			t.Fatalf("kind and time are %s %s", p.Kind, p.At)
+		}
+		if personal(e.Actor) {
+			if bytes.Contains(leaf, []byte(e.Actor)) || beside == nil || p.Commitment != beside.Commitment() {
+				t.Fatalf("the person shows, or the commitment does not hold: %s", leaf)
+			}
+		} else if beside != nil {
+			t.Fatal("something is kept beside an entry without person")
+		}
+	})
+}
+
+func TestDecodeGivesTheBodyBack(t *testing.T) {
+	at := time.Date(2026, 2, 28, 23, 59, 59, 123456000, time.UTC)
+	for _, b := range exampleBodies() {
+		t.Run(fmt.Sprintf("%T", b.Body), func(t *testing.T) {
+			e := Entry{Kind: b.Kind, At: at, Actor: "system", Body: b.Body}
+			leaf, _, err := e.Encode(nil, rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := Decode(leaf)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, leaf)
+			}
+			if diff := cmp.Diff(b.Body, p.Body); diff != "" {
+				t.Error(diff)
+			}
+			if p.Actor != "system" || !p.At.Equal(at) {
+				t.Errorf("actor %q at %s", p.Actor, p.At)
+			}
+		})
+	}
+}
+
+// exampleBodies returns one entry of each typed body with no field at zero.
+func exampleBodies() []Entry {
+	day := func(n int) time.Time { return time.Date(2026, 1, n, 1, 2, 3, 0, time.UTC) }
+	d := func(b byte) [32]byte { return [32]byte{b, 31: b} }
+	return []Entry{
+		{Kind: CertificateIssued, Body: &Issued{
+			Credential: 1, CertSerial: []byte{0x40, 2}, Authority: 3, AuthorityName: "issuing", Profile: 4, ProfileName: "idevid", ProfileVersion: 5,
+			Kind: "ldevid", Purpose: "cloud", Device: 6, DeviceSerial: "SN\"1", DeviceVersion: 7, DeviceState: 4, Slot: "ldevid/cloud", SecretSpent: true,
+			Supersedes: 8, Product: 9, Site: 10, Owner: 11, KeyKind: 1, NotBefore: day(1), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+			SPKI: d(1), DER: d(2), Idempotency: d(3), Previous: 12, Approval: 13,
+		}},
+		{Kind: CertificateUsed, Body: &Confirmed{Credential: 1, Device: 2}},
+		{Kind: CertificateRevoked, Body: &Revoked{Credential: 1, CertSerial: []byte{1}, Authority: 2, Device: 3, Shard: 4, Reason: 5, RevokedAt: day(2), NotAfter: day(3), Approval: 6}},
+		{Kind: CertificateFreed, Body: &Released{Credential: 1, CertSerial: []byte{1}, Authority: 2, Device: 3, Approval: 4}},
+		{Kind: CRLSigned, Body: &SignedCRL{Authority: 1, Shard: 2, Number: 1<<32 + 7, ThisUpdate: day(4), NextUpdate: day(5), Entries: 6, DER: d(4)}},
+		{Kind: DeviceRegistered, Body: &Registered{Device: 1, DeviceSerial: "A", Product: 2, Version: 3, State: 1, Site: 4, Owner: 5, Region: "eu", Labels: d(5), Secret: d(6)}},
+		{Kind: DeviceChanged, Body: &Changed{Device: 1, Version: 2, State: 3, Site: 4, Owner: 5, Region: "us", Labels: d(7), Secret: d(8), SecretSpent: day(6), SecretSPKI: d(9)}},
+		{Kind: SerialsLeased, Body: &Leased{Lease: 1, Fence: 2, Node: "n", First: 3, Count: 4, Seed: d(10)}},
+		{Kind: SerialsClosed, Body: &Closed{Lease: 1, Fence: 2, Node: "n"}},
+	}
+}
+
+func TestDecodeRefusesWhatEncodeDoesNotWrite(t *testing.T) {
+	e := Entry{Kind: SerialsClosed, At: time.Unix(1e9, 0), Actor: "system", Body: &Closed{Lease: 12, Fence: 3, Node: "n"}}
+	leaf, _, err := e.Encode(nil, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(leaf)
+	swap := func(from, to string) string {
+		if !bytes.Contains(leaf, []byte(from)) {
+			t.Fatalf("%q is not in %s", from, good)
+		}
+		return string(bytes.Replace(leaf, []byte(from), []byte(to), 1))
+	}
+	bad := map[string]string{
+		"empty":                 "",
+		"truncated":             good[:len(good)-1],
+		"trailing bytes":        good + " ",
+		"space":                 swap(`,"at"`, `, "at"`),
+		"other order":           swap(`"lease":12,"fence":3`, `"fence":3,"lease":12`),
+		"field twice":           swap(`"fence":3`, `"fence":3,"fence":3`),
+		"unknown field":         swap(`"node":"n"`, `"node":"n","more":1`),
+		"required field absent": swap(`"lease":12,`, ``),
+		"zero that is omitted":  swap(`"fence":3`, `"fence":0`),
+		"leading zero":          swap(`"lease":12`, `"lease":012`),
+		"minus zero":            swap(`"lease":12`, `"lease":-0`),
+		"plus":                  swap(`"lease":12`, `"lease":+12`),
+		"fraction":              swap(`"lease":12`, `"lease":12.0`),
+		"too large":             swap(`"lease":12`, `"lease":9223372036854775808`),
+		"needless escape":       swap(`"node":"n"`, `"node":"\u006e"`),
+		"empty optional":        swap(`"node":"n"`, `"node":""`),
+		"control character":     swap(`"node":"n"`, "\"node\":\"\n\""),
+		"not UTF-8":             swap(`"node":"n"`, "\"node\":\"\xff\""),
+		"open string":           swap(`"node":"n"`, `"node":"n\"`),
+		"upper-case hex":        swap(`"salt":"`+good[bytes.Index(leaf, []byte(`"salt":"`))+8:][:2], `"salt":"AB`),
+		"day that is none":      swap(`2001-09-09`, `2001-09-31`),
+		"time without micros":   swap(`.000000Z`, `Z`),
+		"actor absent":          swap(`"actor":"system",`, ``),
+		"body no object":        swap(`{"lease":12,"fence":3,"node":"n"}`, `[]`),
+	}
+	for name, text := range bad {
+		t.Run(name, func(t *testing.T) {
+			if p, err := Decode([]byte(text)); err == nil {
+				t.Errorf("%s was read as %+v", text, p)
+			}
+		})
+	}
+	if _, err := Decode(leaf); err != nil {
+		t.Errorf("the good one: %v", err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, e := range exampleBodies() {
+		e.At, e.Actor = time.Unix(1e9, 0), "operator:eve"
+		leaf, _, err := e.Encode(nil, rand.Reader)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(leaf)
+	}
+	e := Entry{Kind: TokenRevoked, At: time.Unix(1e9, 0), Actor: "token:1", Body: JSON(struct{ ID int }{1})}
+	leaf, _, _ := e.Encode(nil, rand.Reader)
+	f.Add(leaf)
+	f.Fuzz(func(t *testing.T, leaf []byte) {
+		p, err := Decode(leaf)
+		if err != nil {
+			return
+		}
+		if !json.Valid(leaf) {
+			t.Errorf("accepted what is not JSON: %q", leaf)
+		}
+		if again := appendLeaf(nil, &p); !bytes.Equal(again, leaf) {
+			t.Errorf("encoded again:\n%q\n%q", again, leaf)
+		}
+	})
+}
+
+func TestEachYieldsOnlyTheClassesAskedFor(t *testing.T) {
+	var b Batch
+	b.First = 40
+	for _, e := range exampleBodies() {
+		e.At, e.Actor = time.Unix(1e9, 0), "system"
+		leaf, _, err := e.Encode(nil, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Leaves = append(b.Leaves, leaf)
+	}
+	newer := bytes.Replace(b.Leaves[2], []byte(`"shard":4`), []byte(`"place":4`), 1)
+	b.Leaves = append(b.Leaves, newer, nil, []byte("junk"))
+	var got []string
+	for i, p := range b.Each(ClassStatus) {
+		got = append(got, fmt.Sprintf("%d %s %T", i, p.Kind, p.Body))
+	}
+	want := []string{
+		"42 certificate.revoked *ledger.Revoked", "43 certificate.released *ledger.Released", "44 crl.signed *ledger.SignedCRL",
+		"49 certificate.revoked ledger.Raw", "51  <nil>",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestEveryKindHasAClass(t *testing.T) {
+	for _, k := range kinds {
+		if ClassOf(k) == ^Class(0) {
+			t.Errorf("%s has no class of its own", k)
+		}
+	}
+	if ClassOf("later.kind") != ^Class(0) {
+		t.Error("a kind of a newer version must concern every follower")
+	}
+}
+
+func TestLabelsDigestTellsLabelsApart(t *testing.T) {
+	seen := map[[32]byte]string{}
+	for _, l := range []map[string]string{nil, {"a": "b"}, {"a": "b", "c": "d"}, {"a": "bcd"}, {"ab": ""}, {"": "ab"}, {"a": `"b`}} {
+		d := LabelsDigest(l)
+		if other, ok := seen[d]; ok {
+			t.Errorf("%v and %s have one digest", l, other)
+		}
+		seen[d] = fmt.Sprint(l)
+	}
+	if LabelsDigest(map[string]string{}) != [32]byte{} {
+		t.Error("no labels must be the zero digest")
+	}
+}
+
+func BenchmarkEncodeIssued(b *testing.B) {
+	e := exampleBodies()[0]
+	e.At, e.Actor = time.Unix(1e9, 0), "device:0000000000000006"
+	var buf []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		buf, _, _ = e.Encode(buf[:0], rand.Reader)
+	}
+	b.SetBytes(int64(len(buf)))
+}
+
+func BenchmarkDecodeIssued(b *testing.B) {
+	e := exampleBodies()[0]
+	e.At, e.Actor = time.Unix(1e9, 0), "device:0000000000000006"
+	leaf, _, _ := e.Encode(nil, rand.Reader)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Decode(leaf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
