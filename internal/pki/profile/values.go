@@ -50,31 +50,45 @@ type Values struct {
 // Get returns the value that a source names; FromHosts has none, since it names
 // a list.
 func (v *Values) Get(s Source) string {
-	switch s {
-	case FromCommonName:
-		return v.CommonName
-	case FromDeviceSerial:
-		return v.DeviceSerial
-	case FromDeviceID:
-		return v.DeviceID
-	case FromProduct:
-		return v.Product
-	case FromOrganization:
-		return v.Organization
-	case FromOrganizationalUnit:
-		return v.OrganizationalUnit
-	case FromOwner:
-		return v.Owner
-	case FromSite:
-		return v.Site
-	case FromCountry:
-		return v.Country
-	case FromHardwareSerial:
-		return v.HardwareSerial
-	case FromEmail:
-		return v.Email
-	case FromURI:
-		return v.URI
+	if p := v.slot(s); p != nil {
+		return *p
 	}
 	return ""
+}
+
+// Set stores the value that a source names; FromHosts is left alone.
+func (v *Values) Set(s Source, text string) {
+	if p := v.slot(s); p != nil {
+		*p = text
+	}
+}
+
+func (v *Values) slot(s Source) *string {
+	switch s {
+	case FromCommonName:
+		return &v.CommonName
+	case FromDeviceSerial:
+		return &v.DeviceSerial
+	case FromDeviceID:
+		return &v.DeviceID
+	case FromProduct:
+		return &v.Product
+	case FromOrganization:
+		return &v.Organization
+	case FromOrganizationalUnit:
+		return &v.OrganizationalUnit
+	case FromOwner:
+		return &v.Owner
+	case FromSite:
+		return &v.Site
+	case FromCountry:
+		return &v.Country
+	case FromHardwareSerial:
+		return &v.HardwareSerial
+	case FromEmail:
+		return &v.Email
+	case FromURI:
+		return &v.URI
+	}
+	return nil
 }
