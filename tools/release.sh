@@ -31,5 +31,19 @@ for platform in $platforms; do
     names+=("$name" "$name.cdx.json")
 done
 
+# The licences of what is linked ask that their texts come along.
+for name in "${names[@]}"; do
+    case $name in *.cdx.json) ;; *) go version -m "$out/$name" ;; esac
+done | awk '$1 == "dep" { print $2 }' | LC_ALL=C sort -u | while read -r module; do
+    folder=$(go list -m -f '{{.Dir}}' "$module")
+    for text in "$folder"/LICEN[CS]E* "$folder"/COPYING*; do
+        [ -f "$text" ] || continue
+        printf '==== %s: %s\n\n' "$module" "$(basename "$text")"
+        cat "$text"
+        printf '\n'
+    done
+done >"$out/third-party-licenses.txt"
+names+=(third-party-licenses.txt)
+
 (cd "$out" && LC_ALL=C sha256sum "${names[@]}" >SHA256SUMS)
 echo "release: $out/SHA256SUMS"

@@ -1,6 +1,7 @@
 package archtest_test
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,15 +25,13 @@ var neverLinked = []string{"testing", "net/http/pprof", "expvar", "plugin", "net
 // TestBinariesLinkWhatIsOnRecord compares what each command links with its
 // deps.txt, so that a new dependency is seen in review.
 func TestBinariesLinkWhatIsOnRecord(t *testing.T) {
-	needs.Command(t, "go")
-	commands, err := filepath.Glob(filepath.Join(root, "cmd", "*", "main.go"))
-	if err != nil {
-		t.Fatal(err)
+	commands, err := filepath.Glob(filepath.Join(root, "cmd", "*"))
+	if err != nil || len(commands) == 0 {
+		t.Fatalf("%d commands, %v", len(commands), err)
 	}
-	for _, main := range commands {
-		folder := filepath.Dir(main)
+	for _, folder := range commands {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
-			linked := linkedPackages(t, filepath.Base(folder))
+			linked := goList(t, "linux", "{{.ImportPath}}", "./cmd/"+filepath.Base(folder))
 			got := depsHeader
 			for _, one := range linked {
 				if strings.Contains(strings.Split(one, "/")[0], ".") && !strings.HasPrefix(one, "github.com/birthmark/birthmark/") {
@@ -62,19 +61,46 @@ func TestBinariesLinkWhatIsOnRecord(t *testing.T) {
 	}
 }
 
-func linkedPackages(t *testing.T, command string) []string {
+// TestNoticeNamesEveryLinkedModule compares NOTICE with the modules that the
+// commands link on any platform of a release.
+func TestNoticeNamesEveryLinkedModule(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "NOTICE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var named []string
+	for line := range strings.Lines(string(text)) {
+		if words := strings.Fields(line); len(words) >= 3 && strings.HasPrefix(words[1], "v") {
+			named = append(named, words[0]+" "+words[1])
+		}
+	}
+	linked := map[string]bool{}
+	for _, system := range []string{"linux", "windows", "darwin"} {
+		for _, module := range goList(t, system, "{{with .Module}}{{.Path}} {{.Version}}{{end}}", "./cmd/...") {
+			if strings.Contains(module, " v") {
+				linked[module] = true
+			}
+		}
+	}
+	if diff := cmp.Diff(named, slices.Sorted(maps.Keys(linked))); diff != "" {
+		t.Errorf("NOTICE (-named +linked):\n%s", diff)
+	}
+}
+
+// goList returns a line per package that the pattern links on a system, sorted:
+// go list's own order changes with every import line.
+func goList(t *testing.T, system, format, pattern string) []string {
 	t.Helper()
-	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/"+command)
+	list := exec.CommandContext(t.Context(), needs.Command(t, "go"), "list", "-deps", "-f", format, pattern)
 	list.Dir = root
-	list.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0")
+	list.Env = append(os.Environ(), "GOOS="+system, "GOARCH=amd64", "CGO_ENABLED=0")
 	var stderr strings.Builder
 	list.Stderr = &stderr
 	output, err := list.Output()
 	if err != nil {
 		t.Fatalf("go list: %v\n%s", err, &stderr)
 	}
-	// In order of names: go list's own order changes with every import line.
-	lines := strings.Fields(string(output))
+	lines := strings.Split(strings.TrimSpace(string(output)), "\n")
 	slices.Sort(lines)
 	return lines
 }
