@@ -17,6 +17,7 @@ const (
 	KeyWeak            Code = 1021
 	KeyMalformed       Code = 1022
 	KeyNotAllowed      Code = 1023
+	CertsOnlyMalformed Code = 1030
 )
 
 var requestEntries = []Entry{
@@ -35,4 +36,5 @@ var requestEntries = []Entry{
 	{KeyWeak, Invalid, "the public key is known to be weak", "make a new key with a current library; replace the key generator of this device type"},
 	{KeyMalformed, Invalid, "the public key is not well formed", "encode the key as in RFC 5480 (named curve, uncompressed point on the curve) or RFC 8017"},
 	{KeyNotAllowed, Forbidden, "the profile does not allow this type or size of key", "use a key type that the profile lists"},
+	{CertsOnlyMalformed, Invalid, "the message is not a well-formed certs-only CMS message", "send one DER SignedData with 1 to 16 certificates, no content and no signers (RFC 5652, section 5)"},
 }
