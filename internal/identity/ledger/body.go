@@ -207,7 +207,7 @@ type Registered struct {
 	Owner        int64
 	Region       string
 	Labels       [32]byte // LabelsDigest
-	Secret       [32]byte // the register's hash of the one-time secret; zero: none
+	Secret       [32]byte // SHA-256 of the register's hash of the one-time secret; zero: none
 }
 
 func (b *Registered) fields(c *coder) {
@@ -236,7 +236,7 @@ type Changed struct {
 	Owner       int64
 	Region      string
 	Labels      [32]byte
-	Secret      [32]byte  // hash of the one-time secret; zero: none
+	Secret      [32]byte  // as in Registered
 	SecretSpent time.Time // zero: not spent
 	SecretSPKI  [32]byte  // key that spent it
 }

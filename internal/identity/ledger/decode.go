@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"time"
+
+	"github.com/birthmark/birthmark/internal/fault"
 )
 
 // Parsed is an entry as its leaf shows it.
@@ -134,4 +136,40 @@ func ClassesOf(entries []Entry) (c Class) {
 		c |= ClassOf(entries[i].Kind)
 	}
 	return c
+}
+
+// leavesFrom yields the leaves of batches from an index on, and an error where
+// the batches do not join or a leaf is missing.
+func leavesFrom(batches []Batch, index int64) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		next := index
+		for _, b := range batches {
+			skip := next - b.First
+			if skip < 0 || next > index && skip != 0 || skip >= int64(len(b.Leaves)) {
+				break
+			}
+			for _, leaf := range b.Leaves[skip:] {
+				if leaf == nil {
+					yield(nil, missing(next))
+					return
+				}
+				if !yield(leaf, nil) {
+					return
+				}
+				next++
+			}
+		}
+		if next == index || len(batches) > 0 && next < end(batches) {
+			yield(nil, missing(next))
+		}
+	}
+}
+
+func end(batches []Batch) int64 {
+	last := batches[len(batches)-1]
+	return last.First + int64(len(last.Leaves))
+}
+
+func missing(index int64) error {
+	return fault.New(fault.LedgerBroken, fmt.Sprintf("entry %d is missing", index))
 }
