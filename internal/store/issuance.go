@@ -1,25 +1,275 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"sync"
 
+	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/ledger"
 )
 
-// pending is an issuance that waits for its group.
+// maxGroup bounds a group: its transaction stays far below 50 ms.
+const maxGroup = 512
+
+// pending is an issuance that waits for its group. All that can be made ready
+// before is, in the caller's goroutine.
 type pending struct {
-	i      device.Issuance
-	stored device.Credential
+	device.Issuance
+	keyRow  int64  // of the SPKI digest
+	slot    string // the new slot entry of the device
+	oldSlot string // the one it replaces
+	leaves  *batch
+
+	stored bool
 	err    error
 	done   chan struct{}
 }
 
-type committer struct{}
+// committer collects issuances into groups.
+type committer struct {
+	queue chan *pending
+	wg    sync.WaitGroup
 
-type liteCommit struct{}
+	mu     sync.RWMutex
+	closed bool // guarded by mu
+}
 
-func (s *Store) startCommitters() {}
+func (s *Store) startCommitters() {
+	s.committer = &committer{queue: make(chan *pending, 2*maxGroup)}
+	if s.cfg.ReadOnly {
+		return
+	}
+	for range s.engine.committers() {
+		s.committer.wg.Go(s.commitLoop)
+	}
+}
 
-func (s *Store) stopCommitters() {}
+func (s *Store) stopCommitters() {
+	c := s.committer
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	c.closed = true
+	close(c.queue)
+	c.mu.Unlock()
+	c.wg.Wait()
+}
 
-func (e *liteEngine) commitGroup(ctx context.Context, group []*pending) error { return nil }
+// StoreIssuance is STORE: it waits for the group commit that takes the issuance
+// and returns the row as stored, or device.ErrStale, *device.KeyConflict, or a
+// fault. Once it is queued the outcome is awaited whatever becomes of ctx.
+func (s *Store) StoreIssuance(ctx context.Context, i device.Issuance) (device.Credential, error) {
+	if err := s.mayWrite(); err != nil {
+		return device.Credential{}, err
+	}
+	p, err := s.ready(i)
+	if err != nil {
+		return device.Credential{}, err
+	}
+	if err := s.committer.submit(ctx, p); err != nil {
+		return device.Credential{}, err
+	}
+	<-p.done
+	if p.err != nil {
+		return device.Credential{}, p.err
+	}
+	return p.Credential, nil
+}
+
+// ready checks what the caller must have right and prepares the statements'
+// values.
+func (s *Store) ready(i device.Issuance) (*pending, error) {
+	c := &i.Credential
+	if id, ok := s.openSerial(c.CertSerial); !ok || id != c.ID {
+		return nil, fmt.Errorf("certificate serial %x is not that of credential %d", c.CertSerial, c.ID)
+	}
+	if len(c.DER) == 0 || len(i.Entries) == 0 || i.Entries[0].Kind != ledger.CertificateIssued {
+		return nil, errors.New("an issuance needs a certificate and its ledger entry")
+	}
+	p := &pending{Issuance: i, keyRow: s.spkiRow(&c.SPKIDigest), done: make(chan struct{})}
+	if ch := i.Change; ch != nil {
+		if ch.ID != c.Device || ch.Slot != c.Slot() {
+			return nil, errors.New("the change is not of the certificate's device and slot")
+		}
+		change := *ch // STORE fills in From
+		p.Change = &change
+		p.slot = formatSlot(ch.Slot, c.ID)
+		p.oldSlot = p.slot // nothing to replace: it is not there yet
+		if c.Previous != 0 {
+			p.oldSlot = formatSlot(ch.Slot, c.Previous)
+		}
+	}
+	var err error
+	p.leaves, err = s.encodeBatch(i.Entries)
+	return p, err
+}
+
+func (c *committer) submit(ctx context.Context, p *pending) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.closed {
+		return fault.New(fault.ShuttingDown)
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	select {
+	case c.queue <- p:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// commitLoop takes what is queued, without waiting for more, as one group.
+func (s *Store) commitLoop() {
+	waiting := make([]*pending, 0, maxGroup)
+	for p := range s.committer.queue {
+		waiting = append(waiting[:0], p)
+		for len(waiting) < maxGroup {
+			select {
+			case p, ok := <-s.committer.queue:
+				if ok {
+					waiting = append(waiting, p)
+					continue
+				}
+			default:
+			}
+			break
+		}
+		s.commitGroup(waiting)
+		for i, p := range waiting {
+			close(p.done)
+			waiting[i] = nil
+		}
+	}
+}
+
+// commitGroup stores a group and sets the outcome of each member. When the
+// group fails for a reason that is not the database's, one member is to blame:
+// then each goes alone.
+func (s *Store) commitGroup(waiting []*pending) {
+	err := s.storeGroup(waiting)
+	if err == nil {
+		return
+	}
+	if f := fault.Of(err); f.Code != fault.Unexpected || len(waiting) == 1 {
+		for _, p := range waiting {
+			p.err = err
+		}
+		return
+	}
+	s.cfg.Logger.Error("a group of issuances was refused by the database; storing them one by one", "error", err, "size", len(waiting))
+	for _, p := range waiting {
+		p.err = s.storeGroup([]*pending{p})
+	}
+}
+
+func (s *Store) storeGroup(waiting []*pending) (err error) {
+	if err := s.mayWrite(); err != nil {
+		return err
+	}
+	for range 5 {
+		g := newGroup(s, waiting)
+		if err = s.engine.commitGroup(context.Background(), g); err == nil {
+			g.conclude()
+			if g.leaves.size > 0 {
+				s.committed()
+			}
+			return nil
+		}
+		if !errors.Is(err, errTryAgain) {
+			return s.failed(err)
+		}
+	}
+	return fault.Wrap(fault.StoreUnavailable, err)
+}
+
+// group is what one transaction of STORE carries.
+type group struct {
+	s       *Store
+	members []*pending
+	tallies map[tallyKey]int64
+	leaves  batch
+	// conflicts are the members whose key is taken, with the credential that
+	// has it.
+	conflicts map[*pending]*device.Credential
+}
+
+func newGroup(s *Store, waiting []*pending) *group {
+	for _, p := range waiting {
+		p.stored, p.err = false, nil
+	}
+	return &group{s: s, members: waiting, tallies: make(map[tallyKey]int64)}
+}
+
+// accept counts a member whose conditions hold; its index among its authority's
+// certificates is given by the caller.
+func (g *group) accept(p *pending) {
+	p.stored = true
+	t := tx{tallies: g.tallies}
+	t.tallyCredential(&p.Credential, 1)
+	if ch := p.Change; ch != nil && ch.From != ch.State {
+		c := &p.Credential
+		t.tally(devicesByState, int64(ch.From), c.Product, c.Site, c.Owner, -1)
+		t.tally(devicesByState, int64(ch.State), c.Product, c.Site, c.Owner, 1)
+	}
+}
+
+// supersede counts the credential that a member replaces out of its old state.
+func (g *group) supersede(old *device.Credential) {
+	t := tx{tallies: g.tallies}
+	t.tallyCredential(old, -1)
+	old.State = device.Superseded
+	t.tallyCredential(old, 1)
+}
+
+// conflict notes that a member's key belongs to a credential.
+func (g *group) conflict(p *pending, holder *device.Credential) {
+	if g.conflicts == nil {
+		g.conflicts = make(map[*pending]*device.Credential)
+	}
+	g.conflicts[p] = holder
+	if !bytes.Equal(holder.SPKIDigest[:], p.Credential.SPKIDigest[:]) {
+		g.s.cfg.Logger.Error("two public keys share a row of the register; the second is refused", "credential", holder.ID, "key_row", p.keyRow)
+	}
+}
+
+// gather joins the leaves of the members that were accepted.
+func (g *group) gather() {
+	n := 0
+	for _, p := range g.members {
+		if p.stored {
+			n += len(p.leaves.leaves)
+		}
+	}
+	g.leaves.leaves = make([]byte, 0, n)
+	for _, p := range g.members {
+		if !p.stored {
+			continue
+		}
+		for _, b := range p.leaves.beside {
+			g.leaves.beside = append(g.leaves.beside, besideLeaf{g.leaves.size + b.offset, b.Private})
+		}
+		g.leaves.leaves = append(g.leaves.leaves, p.leaves.leaves...)
+		g.leaves.size += p.leaves.size
+		g.leaves.classes |= p.leaves.classes
+	}
+}
+
+// conclude turns outcomes into what callers get, once the group is committed.
+func (g *group) conclude() {
+	for p, holder := range g.conflicts {
+		p.err = &device.KeyConflict{Existing: *holder}
+	}
+	for _, p := range g.members {
+		if !p.stored && p.err == nil {
+			p.err = device.ErrStale
+		}
+	}
+}

@@ -32,7 +32,6 @@ type liteEngine struct {
 	writer  *liteConn
 	writing chan struct{} // holds one token while the writer is free
 	pool    *litePool
-	commits liteCommit
 }
 
 func (s *Store) openSQLite(ctx context.Context, path string) error {

@@ -64,7 +64,7 @@ type engine interface {
 	// lock that keeps other nodes from migrating.
 	migrate(ctx context.Context, fn func(q scripter) error) error
 	// commitGroup executes STORE for a group in one transaction.
-	commitGroup(ctx context.Context, group []*pending) error
+	commitGroup(ctx context.Context, g *group) error
 	// committers is how many groups may be on their way at the same time.
 	committers() int
 	// hint tells other nodes that something was committed.

@@ -28,6 +28,7 @@ type Issuance struct {
 type Change struct {
 	ID         ID
 	Version    int64 // expected; the row gets Version+1
+	From       State // state at the decision, for the counters; 0 lets STORE look
 	State      State // new state
 	Slot       Slot
 	SpendSPKI  *[32]byte // not nil: spend the one-time secret with this key

@@ -127,6 +127,7 @@ CREATE INDEX serial_lease_open ON serial_lease (node) WHERE closed_at = 0;
 CREATE TABLE lease (
   job        TEXT PRIMARY KEY,
   node       TEXT NOT NULL,
+  run        BIGINT NOT NULL, -- the node's fence
   fence      BIGINT NOT NULL,
   expires_at BIGINT NOT NULL
 );

@@ -127,6 +127,7 @@ CREATE INDEX serial_lease_open ON serial_lease (node) WHERE closed_at = 0;
 CREATE TABLE lease (
   job        TEXT PRIMARY KEY,
   node       TEXT NOT NULL,
+  run        INTEGER NOT NULL, -- the node's fence
   fence      INTEGER NOT NULL,
   expires_at INTEGER NOT NULL
 ) STRICT;
