@@ -120,7 +120,7 @@ func (a *authority) crlExtensions(iss *Issuer, c *CRL) []byte {
 	if c.Shards > 1 || c.CAOnly {
 		var point []byte
 		if url := c.point(iss); url != "" {
-			point = wrap(distributionPointName(nil, url), 0, explicit(0))
+			point = distributionPointName(nil, url)
 		}
 		if c.CAOnly {
 			point = append(point, implicit(2), 1, 0xff)
