@@ -1,36 +1,19 @@
 package device
 
-import (
-	"encoding/hex"
+import "github.com/birthmark/birthmark/internal/identity/ledger"
 
-	"github.com/birthmark/birthmark/internal/identity/ledger"
-)
-
-// record is what the ledger keeps of a registered or changed device: the whole
-// row after the act, so that it can be derived anew.
-type record struct {
-	Device       string            `json:"device"`
-	DeviceSerial string            `json:"device_serial"`
-	Version      int64             `json:"version"`
-	State        string            `json:"state"`
-	Product      int64             `json:"product"`
-	Site         int64             `json:"site"`
-	Owner        int64             `json:"owner"`
-	Region       string            `json:"region"`
-	Labels       map[string]string `json:"labels"`
-	Secret       string            `json:"secret"` // "none", or SHA-256 of the secret's SHA-256, so that the leaf tells nothing about it
+func registeredBody(d *Device) ledger.Body {
+	return &ledger.Registered{
+		Device: int64(d.ID), DeviceSerial: d.DeviceSerial, Product: d.Product, Version: d.Version,
+		State: uint8(d.State), Site: d.Site, Owner: d.Owner, Region: d.Region,
+		Labels: ledger.LabelsDigest(d.Labels), Secret: d.Secret.Hash,
+	}
 }
 
-func registeredBody(d *Device) ledger.Body { return changedBody(d) }
-
 func changedBody(d *Device) ledger.Body {
-	r := record{
-		Device: d.ID.String(), DeviceSerial: d.DeviceSerial, Version: d.Version, State: d.State.String(),
-		Product: d.Product, Site: d.Site, Owner: d.Owner, Region: d.Region, Labels: d.Labels, Secret: "none",
+	return &ledger.Changed{
+		Device: int64(d.ID), Version: d.Version, State: uint8(d.State), Site: d.Site, Owner: d.Owner,
+		Region: d.Region, Labels: ledger.LabelsDigest(d.Labels), Secret: d.Secret.Hash,
+		SecretSpent: d.Secret.SpentAt, SecretSPKI: d.Secret.SpentSPKI,
 	}
-	if d.Secret.Set {
-		twice := HashSecret(d.Secret.Hash[:])
-		r.Secret = hex.EncodeToString(twice[:])
-	}
-	return ledger.JSON(r)
 }

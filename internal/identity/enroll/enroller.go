@@ -1,0 +1,416 @@
+package enroll
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/authority"
+	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/ledger"
+	"github.com/birthmark/birthmark/internal/pki/chain"
+	"github.com/birthmark/birthmark/internal/pki/issuing"
+	"github.com/birthmark/birthmark/internal/pki/profile"
+	"github.com/birthmark/birthmark/internal/pki/request"
+)
+
+// Devices is what the enroller needs of the register. Contracts as in
+// device.Store.
+type Devices interface {
+	DeviceID(deviceSerial string) device.ID
+	Device(ctx context.Context, s access.Scope, id device.ID) (device.Device, error)
+	Credential(ctx context.Context, s access.Scope, id device.CredentialID) (device.Credential, error)
+	CredentialBySerial(ctx context.Context, s access.Scope, certSerial []byte) (device.Credential, error)
+	CredentialBySPKI(ctx context.Context, s access.Scope, spkiDigest [32]byte) (device.Credential, error)
+	Confirm(ctx context.Context, id device.CredentialID, at time.Time, entries ...ledger.Entry) error
+	StoreIssuance(ctx context.Context, i device.Issuance) (device.Credential, error)
+}
+
+// Authorities gives the control plane with opened keys and compiled profiles.
+type Authorities interface {
+	// Snapshot returns the current view; it costs a pointer read.
+	Snapshot(ctx context.Context) (*authority.Snapshot, error)
+	// RefreshAfter returns a view of a newer epoch than this one, or the newest
+	// there is.
+	RefreshAfter(ctx context.Context, epoch int64) (*authority.Snapshot, error)
+	// NextSerial hands out a certificate serial that is on record already and
+	// is never handed out again.
+	NextSerial(ctx context.Context) (authority.Serial, error)
+}
+
+// Approvals keeps requests that wait for an operator.
+type Approvals interface {
+	AddApproval(ctx context.Context, a access.Approval, entries ...ledger.Entry) (id int64, err error)
+	ApprovalByDigest(ctx context.Context, digest [32]byte) (access.Approval, error)
+}
+
+// Config names what an Enroller needs. All fields are required.
+type Config struct {
+	Devices     Devices
+	Authorities Authorities
+	Approvals   Approvals
+	// MayIssue refuses while nothing may be issued at all: the clock is wrong,
+	// the ledger's checkpoints are stalled.
+	MayIssue func() error
+	Now      func() time.Time
+	Rand     io.Reader
+	Logger   *slog.Logger
+}
+
+// Enroller decides and issues.
+type Enroller struct {
+	devices     Devices
+	authorities Authorities
+	approvals   Approvals
+	mayIssue    func() error
+	now         func() time.Time
+	random      io.Reader
+	log         *slog.Logger
+	verifier    *chain.Verifier
+}
+
+// New returns an Enroller.
+func New(c Config) (*Enroller, error) {
+	if c.Devices == nil || c.Authorities == nil || c.Approvals == nil || c.MayIssue == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
+		return nil, errors.New("enroll: every field of Config is required")
+	}
+	verifier, err := chain.NewVerifier(chain.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return &Enroller{
+		devices: c.Devices, authorities: c.Authorities, approvals: c.Approvals,
+		mayIssue: c.MayIssue, now: c.Now, random: c.Rand, log: c.Logger, verifier: verifier,
+	}, nil
+}
+
+// decideTries bounds how often a decision is made anew because the record
+// changed under it.
+const decideTries = 6
+
+// Enroll answers one request; see Service.
+func (e *Enroller) Enroll(ctx context.Context, r Request) (*Response, error) {
+	if err := e.mayIssue(); err != nil {
+		return nil, err
+	}
+	plane, err := e.authorities.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var csr *request.Request
+	for range decideTries {
+		q, err := e.authenticate(ctx, plane, &r)
+		if err != nil {
+			return nil, err
+		}
+		if csr == nil { // after authentication: a stranger does not make us check signatures
+			if csr, err = request.Parse(r.CSR); err != nil {
+				return nil, err
+			}
+		}
+		d, err := e.decide(ctx, plane, &r, q, csr)
+		if err != nil {
+			return nil, err
+		}
+		if d.replay != nil {
+			return e.respond(d, *d.replay, true), nil
+		}
+		stored, err := e.issue(ctx, d, csr)
+		if err == nil {
+			return e.respond(d, stored, false), nil
+		}
+		if conflict, ok := errors.AsType[*device.KeyConflict](err); ok {
+			return e.resolve(d, csr, &conflict.Existing)
+		}
+		if !errors.Is(err, device.ErrStale) {
+			return nil, err
+		}
+		if plane, err = e.authorities.RefreshAfter(ctx, plane.Epoch); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fault.New(fault.IssuanceBusy)
+}
+
+// decision is what will be issued, and under which state of the record.
+type decision struct {
+	requester   *requester
+	label       authority.Label
+	road        *authority.Road
+	slot        device.Slot
+	purpose     string
+	idempotency [32]byte
+	sameKeyAs   device.CredentialID
+	approval    int64
+	epoch       int64
+	replay      *device.Credential
+}
+
+// decide says what this requester gets, or refuses. It reads, but changes
+// nothing except that a request which needs an approval is put down as waiting
+// and a certificate's first use is noted.
+func (e *Enroller) decide(ctx context.Context, plane *authority.Snapshot, r *Request, q *requester, csr *request.Request) (*decision, error) {
+	if !q.device.State.MayEnroll() {
+		return nil, fault.New(fault.DeviceState, q.device.State.String())
+	}
+	d := &decision{requester: q, epoch: plane.Epoch}
+	if err := e.chooseProfile(plane, r, d); err != nil {
+		return nil, err
+	}
+	p := d.road.Profile
+	if !p.Allows(csr.KeyType) {
+		return nil, fault.New(fault.KeyNotAllowed, string(csr.KeyType))
+	}
+	d.idempotency = idempotencyKey(r, q, p.Name, csr.SPKIDigest)
+	if err := e.checkReplay(ctx, d, csr); err != nil || d.replay != nil {
+		return d, err
+	}
+	if err := e.checkKey(d, csr); err != nil {
+		return nil, err
+	}
+	if q.credential != nil {
+		if err := e.checkCredential(ctx, r, d, csr); err != nil {
+			return nil, err
+		}
+	}
+	if p.RequireApproval {
+		if err := e.checkApproval(ctx, d, csr); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// chooseProfile finds the profile that label, product and operation mean.
+func (e *Enroller) chooseProfile(plane *authority.Snapshot, r *Request, d *decision) error {
+	q := d.requester
+	product, ok := plane.Product(q.device.Product)
+	if !ok {
+		return fault.New(fault.ProductUnknown)
+	}
+	name := ""
+	switch {
+	case r.Label != "":
+		if d.label, ok = plane.Label(r.Label); !ok {
+			return fault.New(fault.LabelUnknown)
+		}
+		name = d.label.Profile
+	case r.Operation == Reenroll && !q.foreign:
+		name = plane.ProfileName(q.credential.Profile)
+	case len(product.Profiles) > 0:
+		name = product.Profiles[0]
+	}
+	if !slices.Contains(product.Profiles, name) {
+		return fault.New(fault.ProfileNotAllowed)
+	}
+	road, err := plane.Road(name)
+	if err != nil {
+		return err
+	}
+	d.road, d.purpose = road, d.label.Purpose
+	if d.purpose == "" {
+		d.purpose = road.Profile.Purpose
+	}
+	switch road.Profile.Kind {
+	case profile.KindIDevID:
+		d.slot, d.purpose = device.IDevIDSlot, ""
+	case profile.KindLDevID:
+		d.slot = device.LDevIDSlot(d.purpose)
+	default:
+		return fault.New(fault.ProfileNotAllowed)
+	}
+	return nil
+}
+
+// idempotencyKey stands for "the same request again": the same requester's
+// credential asks for the same thing with the same key. An explicit key takes
+// the operation's and profile's place.
+func idempotencyKey(r *Request, q *requester, profileName string, spki [32]byte) [32]byte {
+	h := sha256.New()
+	field := func(b []byte) {
+		h.Write([]byte{byte(len(b) >> 8), byte(len(b))})
+		h.Write(b)
+	}
+	field([]byte("birthmark idempotency v1"))
+	field(q.identify())
+	field([]byte{byte(r.Operation)})
+	field([]byte(profileName))
+	field([]byte(r.IdempotencyKey))
+	field(spki[:])
+	return [32]byte(h.Sum(nil))
+}
+
+// idempotencyWindow is how long the same request gets the same certificate if
+// it has not been used yet.
+const idempotencyWindow = 24 * time.Hour
+
+// replayable reports whether c answers the request of d once more.
+func (e *Enroller) replayable(d *decision, c *device.Credential) bool {
+	now := e.now()
+	good := c.State == device.Issued || c.State == device.Confirmed
+	return good && c.Device == d.requester.device.ID && c.Idempotency == d.idempotency && c.ConfirmedAt.IsZero() &&
+		now.Sub(c.IssuedAt) < idempotencyWindow && now.Before(c.NotAfter)
+}
+
+// checkReplay answers a request that was paid for with a spent secret.
+func (e *Enroller) checkReplay(ctx context.Context, d *decision, csr *request.Request) error {
+	if d.requester.spentOn == nil {
+		return nil
+	}
+	if *d.requester.spentOn != csr.SPKIDigest {
+		return fault.New(fault.SecretSpent)
+	}
+	c, err := e.devices.CredentialBySPKI(ctx, access.Everything(), csr.SPKIDigest)
+	if err != nil && !fault.Has(err, fault.CredentialUnknown) {
+		return err
+	}
+	if err != nil || !e.replayable(d, &c) {
+		return fault.New(fault.SecretSpent)
+	}
+	d.replay = &c
+	return nil
+}
+
+// checkKey refuses what can be seen of the key before STORE looks it up.
+func (e *Enroller) checkKey(d *decision, csr *request.Request) error {
+	c := d.requester.credential
+	if c == nil || c.SPKIDigest != csr.SPKIDigest {
+		return nil
+	}
+	if c.Slot() != d.slot {
+		if c.Slot() == device.IDevIDSlot {
+			return fault.New(fault.KeyOfIDevID)
+		}
+		return fault.New(fault.KeyInUse)
+	}
+	if !d.road.Profile.RenewSameKey {
+		return fault.New(fault.KeyInUse, "the profile wants a new key at each renewal")
+	}
+	d.sameKeyAs = c.ID
+	return nil
+}
+
+// checkCredential applies the rules for a requester that shows a certificate.
+func (e *Enroller) checkCredential(ctx context.Context, r *Request, d *decision, csr *request.Request) error {
+	q := d.requester
+	if e.now().After(q.credential.NotAfter) {
+		grace := time.Duration(d.road.Profile.AcceptExpiredDays) * 24 * time.Hour
+		if r.Operation != Reenroll || e.now().After(q.credential.NotAfter.Add(grace)) {
+			return fault.New(fault.CredentialExpired)
+		}
+	}
+	if !q.foreign {
+		if err := e.checkNewest(ctx, q); err != nil {
+			return err
+		}
+	}
+	switch r.Operation {
+	case Reenroll:
+		if q.foreign || q.credential.Slot() != d.slot {
+			return fault.New(fault.ProfileNotAllowed)
+		}
+		if err := checkSameSubject(q.credential.DER, csr); err != nil {
+			return err
+		}
+	case Enroll:
+		if !slices.Contains(d.road.Profile.Trusts, q.issuer) {
+			return fault.New(fault.ProfileNotAllowed)
+		}
+	}
+	if q.foreign {
+		return nil
+	}
+	return e.confirm(ctx, q.credential)
+}
+
+// confirm notes that a certificate has been used: its key lives in the device
+// and its predecessor is done with.
+func (e *Enroller) confirm(ctx context.Context, c *device.Credential) error {
+	if !c.ConfirmedAt.IsZero() {
+		return nil
+	}
+	now := e.now()
+	return e.devices.Confirm(ctx, c.ID, now, ledger.Entry{
+		Kind: ledger.CertificateUsed, At: now, Actor: deviceActor(c.Device), Body: confirmedBody(c),
+	})
+}
+
+func deviceActor(id device.ID) string { return "device:" + id.String() }
+
+// resolve turns a key that is on record already into the earlier answer or a
+// refusal.
+func (e *Enroller) resolve(d *decision, csr *request.Request, existing *device.Credential) (*Response, error) {
+	if e.replayable(d, existing) {
+		return e.respond(d, *existing, true), nil
+	}
+	if existing.Device != d.requester.device.ID || existing.SPKIDigest != csr.SPKIDigest {
+		e.log.Warn("public key of another device in a request", "device", d.requester.device.ID.String(), "fault", fault.KeyInUse.String())
+		return nil, fault.New(fault.KeyInUse)
+	}
+	if existing.Slot() == device.IDevIDSlot && d.slot != device.IDevIDSlot {
+		return nil, fault.New(fault.KeyOfIDevID)
+	}
+	if existing.Slot() == d.slot {
+		return nil, fault.New(fault.RequestReplayed)
+	}
+	return nil, fault.New(fault.KeyInUse)
+}
+
+func (e *Enroller) respond(d *decision, c device.Credential, replayed bool) *Response {
+	return &Response{Credential: c, Chain: d.road.Chain, Wrap: d.label.Wrap, Replayed: replayed}
+}
+
+// issue signs and stores. What STORE refuses has been signed but never leaves
+// this function; its serial stays on record as abandoned.
+func (e *Enroller) issue(ctx context.Context, d *decision, csr *request.Request) (device.Credential, error) {
+	now := e.now()
+	q := d.requester
+	notBefore, notAfter, err := d.road.Compiled.Validity(now)
+	if err != nil {
+		return device.Credential{}, err
+	}
+	serial, err := e.authorities.NextSerial(ctx)
+	if err != nil {
+		return device.Credential{}, err
+	}
+	der, err := d.road.Compiled.Issue(issuing.Input{
+		CertSerial: serial.Bytes, NotBefore: notBefore, NotAfter: notAfter,
+		Values: d.road.Values(&q.device), SPKI: csr.SPKI,
+	})
+	if err != nil {
+		return device.Credential{}, err
+	}
+	c := device.Credential{
+		ID: serial.ID, CertSerial: serial.Bytes, Authority: d.road.Authority.ID, Profile: d.road.Version.ID,
+		Kind: string(d.road.Profile.Kind), Purpose: d.purpose, Device: q.device.ID,
+		Product: q.device.Product, Site: q.device.Site, Owner: q.device.Owner,
+		State: device.Issued, KeyKind: device.KeySoftware, NotBefore: notBefore, NotAfter: notAfter,
+		SPKIDigest: csr.SPKIDigest, Idempotency: d.idempotency, Previous: q.device.Current[d.slot],
+		IssuedAt: now, DER: der,
+	}
+	change := &device.Change{ID: q.device.ID, Version: q.device.Version, State: stateAfter(&q.device, d), Slot: d.slot}
+	if q.credential == nil {
+		change.SpendSPKI = &csr.SPKIDigest
+	}
+	i := device.Issuance{
+		Credential: c, Lease: serial.Lease, ControlEpoch: d.epoch, Change: change,
+		SameKeyAs: d.sameKeyAs, Approval: d.approval,
+	}
+	i.Entries = []ledger.Entry{{Kind: ledger.CertificateIssued, At: now, Actor: deviceActor(q.device.ID), Body: issuedBody(&i, d)}}
+	return e.devices.StoreIssuance(ctx, i)
+}
+
+// stateAfter is the device's state once it has the certificate: an operational
+// credential makes a registered, provisioned or shipped device active.
+func stateAfter(d *device.Device, what *decision) device.State {
+	if what.slot == device.IDevIDSlot {
+		return d.State // provisioned only once the certificate has been read back
+	}
+	return device.Active
+}

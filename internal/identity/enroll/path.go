@@ -1,0 +1,120 @@
+package enroll
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"time"
+
+	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/authority"
+	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/pki/chain"
+	"github.com/birthmark/birthmark/internal/pki/request"
+)
+
+// longestGrace bounds how long after its end a certificate may still be looked
+// at for re-enrollment; the profile's own limit is checked when it is known.
+const longestGrace = 10 * 365 * 24 * time.Hour
+
+// checkPath wants a good path from a presented certificate to a root of ours
+// (or to a foreign authority that was imported as an anchor). Revocation of the
+// leaf has been looked up in the register; that of its issuers is the
+// authorities' state, since Trusted leaves out what is revoked.
+func (e *Enroller) checkPath(ctx context.Context, plane *authority.Snapshot, leaf *x509.Certificate, presented []*x509.Certificate) error {
+	anchors, intermediates := chain.NewPool(), chain.NewPool()
+	for _, m := range plane.Trusted() {
+		if m.Kind == authority.Root || m.Parent == 0 {
+			anchors.Add(m.X509)
+			continue
+		}
+		intermediates.Add(m.X509)
+	}
+	_, err := e.verifier.Verify(ctx, leaf, chain.Options{
+		Anchors: anchors, Intermediates: intermediates, Presented: presented, At: e.now(),
+		Usage: chain.UsageAny, AcceptExpired: longestGrace,
+	})
+	return err
+}
+
+// byForeign judges a certificate that is not in the register: its authority
+// must be one that was imported, and its subject must name a registered device.
+func (e *Enroller) byForeign(ctx context.Context, plane *authority.Snapshot, chainDER []*x509.Certificate) (*requester, error) {
+	leaf := chainDER[0]
+	issuer := foreignIssuer(plane, leaf)
+	if issuer == nil {
+		return nil, fault.New(fault.RequesterCertificate)
+	}
+	if err := e.checkPath(ctx, plane, leaf, nil); err != nil {
+		return nil, err
+	}
+	deviceSerial := serialOf(leaf)
+	if device.CheckSerial(deviceSerial) != nil {
+		return nil, fault.New(fault.RequesterCertificate)
+	}
+	d, err := e.devices.Device(ctx, access.Everything(), e.devices.DeviceID(deviceSerial))
+	if fault.Has(err, fault.DeviceUnknown) || err == nil && d.DeviceSerial != deviceSerial {
+		return nil, fault.New(fault.RequesterCertificate)
+	}
+	if err != nil {
+		return nil, err
+	}
+	spki := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	return &requester{device: d, issuer: issuer.Name, foreign: true, credential: &device.Credential{
+		CertSerial: leaf.SerialNumber.Bytes(), Kind: "idevid", Device: d.ID,
+		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, SPKIDigest: spki, DER: leaf.Raw,
+	}}, nil
+}
+
+// foreignIssuer returns the imported authority (its key is not ours) that a
+// certificate names as its issuer.
+func foreignIssuer(plane *authority.Snapshot, leaf *x509.Certificate) *authority.Member {
+	for _, m := range plane.Trusted() {
+		if m.KeyURI == "" && bytes.Equal(m.X509.RawSubject, leaf.RawIssuer) {
+			return m
+		}
+	}
+	return nil
+}
+
+var oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
+
+// serialOf returns the device serial in a foreign IDevID: the subject's
+// serialNumber (IEEE 802.1AR, section 8.6), or its common name.
+func serialOf(leaf *x509.Certificate) string {
+	for _, a := range leaf.Subject.Names {
+		if a.Type.Equal(oidSerialNumber) {
+			s, _ := a.Value.(string)
+			return s
+		}
+	}
+	return leaf.Subject.CommonName
+}
+
+var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// checkSameSubject wants the subject of the current certificate, and its
+// alternative names if the request has any: nothing of either is used, but a
+// device that asks for another name is not the one we think it is (RFC 7030,
+// section 4.2.2).
+func checkSameSubject(der []byte, csr *request.Request) error {
+	current, err := x509.ParseCertificate(der)
+	if err != nil {
+		return err
+	}
+	if !sameName(current.RawSubject, csr.Subject) {
+		return fault.New(fault.SubjectChanged)
+	}
+	if csr.SAN == nil {
+		return nil
+	}
+	for _, x := range current.Extensions {
+		if x.Id.Equal(oidSubjectAltName) && bytes.Equal(x.Value, csr.SAN) {
+			return nil
+		}
+	}
+	return fault.New(fault.SubjectChanged)
+}
