@@ -11,6 +11,7 @@ const (
 	ApprovalState      Code = 5012
 	OperatorUnknown    Code = 5020
 	OperatorExists     Code = 5021
+	OperatorLast       Code = 5022
 	RouteUnknown       Code = 5030
 	MethodNotAllowed   Code = 5031
 	TooManyRequests    Code = 5032
@@ -28,6 +29,7 @@ var accessEntries = []Entry{
 	{ApprovalState, Conflict, "the approval was decided or has expired", "ask again if the act is still wanted"},
 	{OperatorUnknown, NotFound, "there is no such operator", "list the operators"},
 	{OperatorExists, Conflict, "an operator with this name exists", "choose another name"},
+	{OperatorLast, Conflict, "the last administrator cannot be disabled or limited", "make another operator an administrator first"},
 	{RouteUnknown, NotFound, "there is nothing at this address", "check the path; it is case-sensitive"},
 	{MethodNotAllowed, Invalid, "the method is not allowed at this address", "see the API description"},
 	{TooManyRequests, Exhausted, "too many requests", "wait for the time in Retry-After"},

@@ -39,9 +39,16 @@ const (
 
 // Caller is an authenticated operator, token or local user.
 type Caller struct {
-	Name    string // ledger actor: "local:USER", "operator:NAME", "token:ID", "system"
-	Actions map[Action]bool
-	Scope   Scope
+	Name     string // ledger actor: "local:USER", "operator:NAME", "token:ID", "system"
+	Operator string // the person behind: the operator, or who made the token
+	Actions  map[Action]bool
+	Scope    Scope
+}
+
+// System is the caller behind the product's own acts, such as renewing the
+// listeners' certificates.
+func System() Caller {
+	return Caller{Name: "system", Operator: "system", Actions: actionSet(Actions()), Scope: Everything()}
 }
 
 // May reports whether the caller may do this at all.
