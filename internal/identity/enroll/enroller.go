@@ -41,7 +41,7 @@ type Authorities interface {
 	RefreshAfter(ctx context.Context, epoch int64) (*authority.Snapshot, error)
 	// NextSerial hands out a certificate serial that is on record already and
 	// is never handed out again.
-	NextSerial(ctx context.Context) (authority.Serial, error)
+	NextSerial(ctx context.Context) (authority.LeasedSerial, error)
 }
 
 // Approvals keeps requests that wait for an operator.

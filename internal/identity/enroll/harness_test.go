@@ -1,0 +1,164 @@
+package enroll_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/authority"
+	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/enroll"
+	"github.com/birthmark/birthmark/internal/identity/ledger"
+	"github.com/birthmark/birthmark/internal/pki/keystore"
+	"github.com/birthmark/birthmark/internal/store"
+)
+
+var secret = keystore.Secret("correct horse battery staple")
+
+// world is an installation on real SQLite with a movable clock.
+type world struct {
+	t        *testing.T
+	store    *store.Store
+	plane    *authority.Service
+	register *device.Register
+	enroller *enroll.Enroller
+	operator *access.Caller
+
+	mu  sync.Mutex
+	now time.Time // guarded by mu
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = w.now.Add(d)
+}
+
+func newWorld(t *testing.T, profiles ...string) *world {
+	t.Helper()
+	w := &world{t: t, now: time.Now().Truncate(time.Second), operator: &access.Caller{Name: "system", Scope: access.Everything()}}
+	ctx := t.Context()
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	var err error
+	w.store, err = store.Open(ctx, store.Config{
+		DSN: "sqlite:" + filepath.Join(dir, "test.db"), Node: "test", Now: w.clock, Rand: rand.Reader, Logger: log,
+	})
+	must(t, err)
+	keys, err := keystore.Open(keystore.Config{Dir: filepath.Join(dir, "keys"), Rand: rand.Reader})
+	must(t, err)
+	w.plane, err = authority.New(authority.Config{
+		Store: w.store, Register: w.store, Keys: keys, Secret: func(string) (keystore.Secret, error) { return secret, nil },
+		Now: w.clock, Rand: rand.Reader, Node: "test", Block: 64,
+	})
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, w.plane.Close(context.Background()))
+		must(t, w.store.Close())
+	})
+	must(t, w.store.Install(ctx, authority.Installation{ID: [16]byte{1}, Organization: "Acme", CreatedAt: w.now},
+		ledger.Entry{Kind: ledger.Installed, At: w.now, Actor: "system", Body: ledger.JSON(struct{}{})}))
+	_, err = w.plane.CreateRoot(ctx, "system", authority.NewAuthority{Name: "root", Secret: secret})
+	must(t, err)
+	session, err := w.plane.OpenRoot(ctx, "root", secret)
+	must(t, err)
+	defer session.Close()
+	_, err = session.CreateIssuing(ctx, "system", authority.NewAuthority{Name: "issuing", Secret: secret})
+	must(t, err)
+	must(t, w.plane.ImportPresets(ctx, "system"))
+	for _, text := range profiles {
+		_, err := w.plane.ImportProfile(ctx, "system", []byte(text))
+		must(t, err)
+	}
+	w.enroller, err = enroll.New(enroll.Config{
+		Devices: w.store, Authorities: w.plane, Approvals: w.store, MayIssue: func() error { return nil },
+		Now: w.clock, Rand: rand.Reader, Logger: log,
+	})
+	must(t, err)
+	w.register, err = device.NewRegister(device.RegisterConfig{Store: w.store, Now: w.clock, Rand: rand.Reader})
+	must(t, err)
+	return w
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// product adds a product with these profiles.
+func (w *world) product(name string, profiles ...string) {
+	w.t.Helper()
+	_, err := w.plane.AddProduct(w.t.Context(), "system", device.Product{Name: name, Profiles: profiles})
+	must(w.t, err)
+}
+
+// device registers a device and returns its one-time secret.
+func (w *world) device(product, deviceSerial string) device.Added {
+	w.t.Helper()
+	added, err := w.register.Add(w.t.Context(), w.operator, []device.NewDevice{{DeviceSerial: deviceSerial, Product: product}})
+	must(w.t, err)
+	return added[0]
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	return key
+}
+
+func newCSR(t *testing.T, key crypto.Signer, rawSubject []byte) []byte {
+	t.Helper()
+	r := &x509.CertificateRequest{RawSubject: rawSubject}
+	if rawSubject == nil {
+		r.Subject = pkix.Name{CommonName: "whatever"}
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, r, key)
+	must(t, err)
+	return der
+}
+
+// bySecret enrolls with the one-time secret.
+func (w *world) bySecret(d device.Added, csr []byte) (*enroll.Response, error) {
+	return w.enroller.Enroll(w.t.Context(), enroll.Request{
+		Operation: enroll.Enroll, CSR: csr,
+		Requester: enroll.Requester{DeviceSerial: d.Device.DeviceSerial, Secret: []byte(d.Secret)},
+	})
+}
+
+// byCertificate asks with a client certificate.
+func (w *world) byCertificate(op enroll.Operation, cert *x509.Certificate, label string, csr []byte) (*enroll.Response, error) {
+	return w.enroller.Enroll(w.t.Context(), enroll.Request{
+		Operation: op, Label: label, CSR: csr, Requester: enroll.Requester{Chain: []*x509.Certificate{cert}},
+	})
+}
+
+func parsed(t *testing.T, r *enroll.Response) *x509.Certificate {
+	t.Helper()
+	c, err := x509.ParseCertificate(r.Credential.DER)
+	must(t, err)
+	return c
+}
+
+
+func label(name, profileName string) authority.Label {
+	return authority.Label{Name: name, Profile: profileName}
+}
