@@ -42,7 +42,7 @@ func newBody(k Kind) fields {
 // Issued is the body of certificate.issued: the certificate's row and what the
 // issuance did to its device. The entry's At is the row's time of issue. The
 // index in the authority is not here: it is the rank of this entry among the
-// authority's certificate.issued entries, from 1.
+// authority's certificate.issued entries, from 0.
 type Issued struct {
 	Credential     int64
 	CertSerial     []byte
@@ -207,7 +207,7 @@ type Registered struct {
 	Owner        int64
 	Region       string
 	Labels       [32]byte // LabelsDigest
-	Secret       [32]byte // SHA-256 of the register's hash of the one-time secret; zero: none
+	Secret       [32]byte // the register's hash of the one-time secret; zero: none
 }
 
 func (b *Registered) fields(c *coder) {
@@ -257,24 +257,22 @@ func (b *Changed) fields(c *coder) {
 // AppendJSON implements Body.
 func (b *Changed) AppendJSON(dst []byte) []byte { return appendObject(dst, b) }
 
-// Leased is the body of serials.leased: a block of credential ids. The digest
-// of the seed commits to every certificate serial of the block before one is
-// signed.
+// Leased is the body of serials.leased: the block of credential ids that starts
+// with First, which is also the lease's number. The digest of the seed commits
+// to every certificate serial of the block before one is signed.
 type Leased struct {
-	Lease int64
-	Fence int64
 	Node  string
+	Fence int64
 	First int64
-	Count int
+	Count int64
 	Seed  [32]byte // SHA-256 of the seed
 }
 
 func (b *Leased) fields(c *coder) {
-	c.int("lease", &b.Lease, always)
-	c.int("fence", &b.Fence, unlessZero)
 	c.string("node", &b.Node, always)
+	c.int("fence", &b.Fence, always)
 	c.int("first", &b.First, always)
-	small(c, "count", &b.Count, always)
+	c.int("count", &b.Count, always)
 	c.digest("seed_sha256", &b.Seed, always)
 }
 
@@ -282,17 +280,20 @@ func (b *Leased) fields(c *coder) {
 func (b *Leased) AppendJSON(dst []byte) []byte { return appendObject(dst, b) }
 
 // Closed is the body of serials.closed: from here on no certificate takes a
-// number of this block.
+// number of this block. Abandoned lists, first to last, the numbers that none
+// took.
 type Closed struct {
-	Lease int64
-	Fence int64
-	Node  string
+	Node      string
+	First     int64
+	Count     int64
+	Abandoned [][2]int64
 }
 
 func (b *Closed) fields(c *coder) {
-	c.int("lease", &b.Lease, always)
-	c.int("fence", &b.Fence, unlessZero)
-	c.string("node", &b.Node, unlessZero)
+	c.string("node", &b.Node, always)
+	c.int("first", &b.First, always)
+	c.int("count", &b.Count, always)
+	c.ranges("abandoned", &b.Abandoned)
 }
 
 // AppendJSON implements Body.

@@ -104,6 +104,11 @@ func (c *coder) int(name string, v *int64, p presence) {
 	if !c.key(name, *v == 0, p) {
 		return
 	}
+	c.number(name, v)
+	c.given(name, *v == 0, p)
+}
+
+func (c *coder) number(name string, v *int64) {
 	if !c.reading {
 		c.buf = strconv.AppendInt(c.buf, *v, 10)
 		return
@@ -119,7 +124,29 @@ func (c *coder) int(name string, v *int64, p presence) {
 		return
 	}
 	*v, c.buf = i, c.buf[n:]
-	c.given(name, i == 0, p)
+}
+
+// ranges writes pairs of numbers: [[1,2],[5,9]].
+func (c *coder) ranges(name string, v *[][2]int64) {
+	c.key(name, false, always)
+	c.literal("[")
+	for i := 0; c.err == nil; i++ {
+		if !c.reading && i == len(*v) || c.reading && len(c.buf) > 0 && c.buf[0] == ']' {
+			break
+		}
+		if c.reading {
+			*v = append(*v, [2]int64{})
+		}
+		if i > 0 {
+			c.literal(",")
+		}
+		c.literal("[")
+		c.number(name, &(*v)[i][0])
+		c.literal(",")
+		c.number(name, &(*v)[i][1])
+		c.literal("]")
+	}
+	c.literal("]")
 }
 
 // small is int for values of other integer types.

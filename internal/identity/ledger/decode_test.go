@@ -89,10 +89,13 @@ func drawBody(t *rapid.T, k Kind) Body {
 		}
 		return b
 	case *Leased:
-		*b = Leased{Lease: num("lease"), Fence: num("fence"), Node: drawString(t, "node"), First: num("first"), Count: int(num("count")), Seed: drawDigest(t, "seed")}
+		*b = Leased{Fence: num("fence"), Node: drawString(t, "node"), First: num("first"), Count: num("count"), Seed: drawDigest(t, "seed")}
 		return b
 	case *Closed:
-		*b = Closed{Lease: num("lease"), Fence: num("fence"), Node: drawString(t, "node")}
+		*b = Closed{First: num("first"), Count: num("count"), Node: drawString(t, "node")}
+		for range rapid.IntRange(0, 3).Draw(t, "ranges") {
+			b.Abandoned = append(b.Abandoned, [2]int64{num("from"), num("to")})
+		}
 		return b
 	}
 	return JSON(map[string]string{drawString(t, "key"): drawString(t, "value")})
@@ -173,59 +176,76 @@ func exampleBodies() []Entry {
 		{Kind: CRLSigned, Body: &SignedCRL{Authority: 1, Shard: 2, Number: 1<<32 + 7, ThisUpdate: day(4), NextUpdate: day(5), Entries: 6, DER: d(4)}},
 		{Kind: DeviceRegistered, Body: &Registered{Device: 1, DeviceSerial: "A", Product: 2, Version: 3, State: 1, Site: 4, Owner: 5, Region: "eu", Labels: d(5), Secret: d(6)}},
 		{Kind: DeviceChanged, Body: &Changed{Device: 1, Version: 2, State: 3, Site: 4, Owner: 5, Region: "us", Labels: d(7), Secret: d(8), SecretSpent: day(6), SecretSPKI: d(9)}},
-		{Kind: SerialsLeased, Body: &Leased{Lease: 1, Fence: 2, Node: "n", First: 3, Count: 4, Seed: d(10)}},
-		{Kind: SerialsClosed, Body: &Closed{Lease: 1, Fence: 2, Node: "n"}},
+		{Kind: SerialsLeased, Body: &Leased{Fence: 2, Node: "n", First: 3, Count: 4, Seed: d(10)}},
+		{Kind: SerialsClosed, Body: &Closed{First: 1, Count: 90, Node: "n", Abandoned: [][2]int64{{2, 4}, {10, 10}}}},
 	}
 }
 
 func TestDecodeRefusesWhatEncodeDoesNotWrite(t *testing.T) {
-	e := Entry{Kind: SerialsClosed, At: time.Unix(1e9, 0), Actor: "system", Body: &Closed{Lease: 12, Fence: 3, Node: "n"}}
-	leaf, _, err := e.Encode(nil, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	good := string(leaf)
-	swap := func(from, to string) string {
-		if !bytes.Contains(leaf, []byte(from)) {
-			t.Fatalf("%q is not in %s", from, good)
-		}
-		return string(bytes.Replace(leaf, []byte(from), []byte(to), 1))
-	}
-	bad := map[string]string{
-		"empty":                 "",
-		"truncated":             good[:len(good)-1],
-		"trailing bytes":        good + " ",
-		"space":                 swap(`,"at"`, `, "at"`),
-		"other order":           swap(`"lease":12,"fence":3`, `"fence":3,"lease":12`),
-		"field twice":           swap(`"fence":3`, `"fence":3,"fence":3`),
-		"unknown field":         swap(`"node":"n"`, `"node":"n","more":1`),
-		"required field absent": swap(`"lease":12,`, ``),
-		"zero that is omitted":  swap(`"fence":3`, `"fence":0`),
-		"leading zero":          swap(`"lease":12`, `"lease":012`),
-		"minus zero":            swap(`"lease":12`, `"lease":-0`),
-		"plus":                  swap(`"lease":12`, `"lease":+12`),
-		"fraction":              swap(`"lease":12`, `"lease":12.0`),
-		"too large":             swap(`"lease":12`, `"lease":9223372036854775808`),
-		"needless escape":       swap(`"node":"n"`, `"node":"\u006e"`),
-		"empty optional":        swap(`"node":"n"`, `"node":""`),
-		"control character":     swap(`"node":"n"`, "\"node\":\"\n\""),
-		"not UTF-8":             swap(`"node":"n"`, "\"node\":\"\xff\""),
-		"open string":           swap(`"node":"n"`, `"node":"n\"`),
-		"upper-case hex":        swap(`"salt":"`+good[bytes.Index(leaf, []byte(`"salt":"`))+8:][:2], `"salt":"AB`),
-		"day that is none":      swap(`2001-09-09`, `2001-09-31`),
-		"time without micros":   swap(`.000000Z`, `Z`),
-		"actor absent":          swap(`"actor":"system",`, ``),
-		"body no object":        swap(`{"lease":12,"fence":3,"node":"n"}`, `[]`),
-	}
-	for name, text := range bad {
-		t.Run(name, func(t *testing.T) {
-			if p, err := Decode([]byte(text)); err == nil {
-				t.Errorf("%s was read as %+v", text, p)
+	confirmed := Entry{Kind: CertificateUsed, At: time.Unix(1e9, 0), Actor: "system", Body: &Confirmed{Credential: 12, Device: 0xff}}
+	leased := Entry{Kind: SerialsLeased, At: time.Unix(1e9, 0), Actor: "system", Body: &Leased{Node: "n", Fence: 3, First: 12, Count: 4}}
+	closed := Entry{Kind: SerialsClosed, At: time.Unix(1e9, 0), Actor: "system", Body: &Closed{Node: "n", Abandoned: [][2]int64{{1, 2}, {4, 5}}}}
+	revoked := Entry{Kind: CertificateRevoked, At: time.Unix(1e9, 0), Actor: "system", Body: &Revoked{CertSerial: []byte{0xab}, Approval: 7}}
+	for _, c := range []struct {
+		name     string
+		entry    Entry
+		from, to string
+	}{
+		{"truncated", leased, `"}}`, `"}`},
+		{"trailing bytes", leased, `"}}`, `"}} `},
+		{"space", leased, `,"at"`, `, "at"`},
+		{"other order", leased, `"fence":3,"first":12`, `"first":12,"fence":3`},
+		{"field twice", leased, `"fence":3`, `"fence":3,"fence":3`},
+		{"unknown field", confirmed, `"credential":12`, `"credential":12,"more":1`},
+		{"unknown field at the end", confirmed, `ff"}`, `ff","more":1}`},
+		{"required field absent", confirmed, `"credential":12,`, ``},
+		{"zero that is omitted", revoked, `"approval":7`, `"approval":0`},
+		{"device zero", confirmed, `00000000000000ff`, `0000000000000000`},
+		{"device negative", confirmed, `00000000000000ff`, `f0000000000000ff`},
+		{"device as number", confirmed, `"00000000000000ff"`, `255`},
+		{"leading zero", leased, `"first":12`, `"first":012`},
+		{"minus zero", leased, `"first":12`, `"first":-0`},
+		{"plus", leased, `"first":12`, `"first":+12`},
+		{"fraction", leased, `"first":12`, `"first":12.0`},
+		{"too large", leased, `"first":12`, `"first":9223372036854775808`},
+		{"no number", leased, `"first":12`, `"first":`},
+		{"needless escape", leased, `"node":"n"`, `"node":"\u006e"`},
+		{"control character", leased, `"node":"n"`, "\"node\":\"\n\""},
+		{"escape and control character", leased, `"node":"n"`, "\"node\":\"\\\\\n\""},
+		{"not UTF-8", leased, `"node":"n"`, "\"node\":\"\xff\""},
+		{"open string", leased, `"node":"n"`, `"node":"n\"`},
+		{"upper-case hex", revoked, `"serial":"ab"`, `"serial":"AB"`},
+		{"half an octet", revoked, `"serial":"ab"`, `"serial":"abc"`},
+		{"no hex", revoked, `"serial":"ab"`, `"serial":"xy"`},
+		{"day that is none", leased, `2001-09-09`, `2001-09-31`},
+		{"time without micros", leased, `.000000Z`, `Z`},
+		{"hour that is none", leased, `T01:`, `T24:`},
+		{"actor absent", leased, `"actor":"system",`, ``},
+		{"body no object", leased, `"body":{`, `"body":[`},
+		{"range of one", closed, `[4,5]`, `[4]`},
+		{"range open", closed, `[4,5]]`, `[4,5]`},
+		{"ranges with comma", closed, `[4,5]]`, `[4,5],]`},
+		{"ranges without comma", closed, `],[`, `][`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			leaf, _, err := c.entry.Encode(nil, rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Decode(leaf); err != nil {
+				t.Fatalf("the good one: %v\n%s", err, leaf)
+			}
+			bad := bytes.Replace(leaf, []byte(c.from), []byte(c.to), 1)
+			if bytes.Equal(bad, leaf) {
+				t.Fatalf("%q is not in %s", c.from, leaf)
+			}
+			if p, err := Decode(bad); err == nil {
+				t.Errorf("%s was read as %+v", bad, p)
 			}
 		})
 	}
-	if _, err := Decode(leaf); err != nil {
-		t.Errorf("the good one: %v", err)
+	if _, err := Decode(nil); err == nil {
+		t.Error("nothing was read")
 	}
 }
 
