@@ -55,7 +55,8 @@ meaning and is never used again. The message may be shown to anyone. ` + "`birth
 
 The kind decides how each edge says it: in HTTP (EST, the management API) ` + "`invalid-request`" + ` is 400,
 ` + "`unauthenticated`" + ` 401, ` + "`forbidden`" + ` 403, ` + "`not-found`" + ` 404, ` + "`conflict`" + ` 409, ` + "`limit-reached`" + ` 429,
-` + "`internal`" + ` 500, ` + "`unavailable`" + ` 503. EST answers 202 where a request waits for an approval.
+` + "`internal`" + ` 500, ` + "`unavailable`" + ` 503. Four codes have a status of their own: BM-1002 413, BM-1003 408, BM-1004 415,
+BM-5031 405. EST answers 202 where a request waits for an approval.
 
 Written by ` + "`go test ./internal/fault -update`" + ` from the table in internal/fault.
 `)
