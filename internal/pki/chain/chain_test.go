@@ -160,11 +160,12 @@ func validityTrials(t testing.TB, r entity) []trial {
 	expiredRoot.anchors = []entity{oldRoot}
 	inGrace := one("expired within the grace", l, grace(48*time.Hour, to.Add(47*time.Hour)), 0)
 	inGrace.openssl = "has no grace"
+	last, within := one("at notAfter", l, at(to), 0), one("within the last second", l, at(to.Add(999*time.Millisecond)), 0)
+	last.openssl, within.openssl = "ends a second earlier", "ends a second earlier"
 	return []trial{
 		one("at notBefore", l, at(from), 0),
 		one("a second before notBefore", l, at(from.Add(-time.Second)), fault.ChainNotYetValid),
-		one("at notAfter", l, at(to), 0),
-		one("within the last second", l, at(to.Add(999*time.Millisecond)), 0),
+		last, within,
 		one("a second after notAfter", l, at(to.Add(time.Second)), fault.ChainExpired),
 		inGrace,
 		one("expired beyond the grace", l, grace(48*time.Hour, to.Add(48*time.Hour+time.Second)), fault.ChainExpired),
@@ -383,15 +384,17 @@ func rolloverTrials(t testing.TB) []trial {
 	first := strict.ca(t, "Rolling")
 	second := certify(t, &first, p256(t), asCA("Rolling")) // self-issued, not counted
 	below := second.leaf(t, "device")
+	const oneTry = "does not try a second issuer"
+	const noIdentifier = "takes self-issued without identifiers for self-signed"
 	return []trial{
-		{name: "old leaf, new root", leaf: oldLeaf, anchors: []entity{newRoot}, intermediates: mids, length: 4},
-		{name: "new leaf, old root", leaf: newLeaf, anchors: []entity{oldRoot}, intermediates: mids, length: 4},
+		{name: "old leaf, new root", leaf: oldLeaf, anchors: []entity{newRoot}, intermediates: mids, length: 4, openssl: noIdentifier},
+		{name: "new leaf, old root", leaf: newLeaf, anchors: []entity{oldRoot}, intermediates: mids, length: 4, openssl: noIdentifier},
 		{name: "new leaf, both roots", leaf: newLeaf, anchors: []entity{oldRoot, newRoot}, intermediates: mids, length: 3},
-		{name: "cross-signed, first root", leaf: leaf, anchors: []entity{a}, intermediates: []entity{underB, underA}},
-		{name: "cross-signed, second root", leaf: leaf, anchors: []entity{b}, intermediates: []entity{underA, underB}},
+		{name: "cross-signed, first root", leaf: leaf, anchors: []entity{a}, intermediates: []entity{underB, underA}, openssl: oneTry},
+		{name: "cross-signed, second root", leaf: leaf, anchors: []entity{b}, intermediates: []entity{underA, underB}, openssl: oneTry},
 		{name: "the first path is expired", leaf: leaf, anchors: []entity{a, b}, intermediates: []entity{stale, underB}},
 		{name: "only the expired path", leaf: leaf, anchors: []entity{a}, intermediates: []entity{stale, underB}, want: fault.ChainExpired},
-		{name: "self-issued does not count", leaf: below, anchors: []entity{strict}, intermediates: []entity{first, second}},
+		{name: "self-issued does not count", leaf: below, anchors: []entity{strict}, intermediates: []entity{first, second}, openssl: noIdentifier},
 	}
 }
 
@@ -448,7 +451,8 @@ func nameTrials(t testing.TB, r entity) []trial {
 	both("mail at period", emails("any@mail.test"), false)
 	both("mailbox", emails("Joe@one.test"), true)
 	both("mailbox of other case", emails("joe@one.test"), false)
-	both("uri host", uris("https://user@example.com:8443/x"), true)
+	both("uri host", uris("https://user@example.com:8443/x"), true, "knows no user information in URIs")
+	both("uri host alone", uris("https://example.com/x"), true)
 	both("uri below host", uris("https://a.example.com/"), false)
 	both("uri below period", uris("urn://a.uri.test/x"), true)
 	for _, by := range []entity{permit, exclude} {
@@ -464,7 +468,7 @@ func nameTrials(t testing.TB, r entity) []trial {
 	add(permit, "no names", func(*x509.Certificate) {}, 0, "")
 	add(exclude, "a wildcard over an excluded host", dns("*.wild.test"), fault.ChainName, "does not expand wildcards")
 	add(exclude, "a deeper name beside the excluded host", dns("other.wild.test"), 0, "")
-	email := subject(pkix.Name{CommonName: "x", ExtraNames: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}, Value: "any@example.com"}}})
+	email := subject(pkix.Name{CommonName: "x", ExtraNames: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}, Value: asn1.RawValue{Tag: asn1.TagIA5String, Bytes: []byte("any@example.com")}}}})
 	add(permit, "mail in the subject", email, 0, "")
 	add(exclude, "mail in the subject", email, fault.ChainName, "")
 	return append(ts, directoryTrials(t, r)...)

@@ -64,9 +64,23 @@ func ParseCRLs(b []byte) ([]*x509.RevocationList, error) {
 		if err != nil {
 			return nil, fault.Wrap(fault.CRLInvalid, err, "CRL", i+1, "of the input:", parserSays(err))
 		}
+		// The parser reads the first structure and lets leftovers pass.
+		if len(l.Raw) != len(der) || !signedWhole(der) {
+			return nil, fault.New(fault.CRLInvalid, "CRL", i+1, "of the input: bytes left over")
+		}
 		lists = append(lists, l)
 	}
 	return lists, nil
+}
+
+// signedWhole reports whether der is a SEQUENCE of a signed part, an algorithm, a
+// signature of whole bytes and nothing else.
+func signedWhole(der []byte) bool {
+	in := cryptobyte.String(der)
+	var outer cryptobyte.String
+	var signature []byte
+	return in.ReadASN1(&outer, cbasn1.SEQUENCE) && in.Empty() && outer.SkipASN1(cbasn1.SEQUENCE) &&
+		outer.SkipASN1(cbasn1.SEQUENCE) && outer.ReadASN1BitStringAsBytes(&signature) && outer.Empty()
 }
 
 // parserSays is the parser's complaint, which is about the input alone.

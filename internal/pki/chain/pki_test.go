@@ -78,14 +78,6 @@ func all(os ...option) option {
 	}
 }
 
-func serialNumber(n int64) option {
-	return func(c *x509.Certificate) { c.SerialNumber = big.NewInt(n) }
-}
-
-func named(cn string) option {
-	return func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: cn} }
-}
-
 func subject(n pkix.Name) option {
 	return func(c *x509.Certificate) { c.Subject = n }
 }

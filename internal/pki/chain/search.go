@@ -205,19 +205,14 @@ func identifiersFit(cert, issuer *x509.Certificate) fit {
 	return differs
 }
 
-// repeats reports whether the path already has this name and key, under
-// whatever certificate (RFC 4158, section 2.4.2). Only a leaf that its anchor's
-// key signed for itself is not a loop.
+// repeats reports whether the path has this certificate, or another authority
+// with its name and key (RFC 4158, section 2.4.2). The leaf does not count as
+// one: its issuer may have signed it for its own name and key.
 func (s *search) repeats(c issuer) bool {
-	if c.anchor && len(s.path) == 1 {
-		return false
+	if c.id == s.leaf.id {
+		return true
 	}
-	for _, n := range s.path {
-		if n.sameEntity(c.node) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.path[1:], c.sameEntity)
 }
 
 func (s *search) fits(c issuer) bool {
