@@ -91,6 +91,9 @@ func (s *Store) ready(i device.Issuance) (*pending, error) {
 	if len(c.DER) == 0 || len(i.Entries) == 0 || i.Entries[0].Kind != ledger.CertificateIssued {
 		return nil, errors.New("an issuance needs a certificate and its ledger entry")
 	}
+	if c.State != device.Issued && c.State != device.Confirmed {
+		return nil, errors.New("a new certificate is issued, or confirmed at once")
+	}
 	p := &pending{Issuance: i, keyRow: s.spkiRow(&c.SPKIDigest), done: make(chan struct{})}
 	if ch := i.Change; ch != nil {
 		if ch.ID != c.Device || ch.Slot != c.Slot() {

@@ -129,7 +129,7 @@ func (t *liteTx) commit(ctx context.Context) error {
 func (e *liteEngine) sync(ctx context.Context) error {
 	if e.s.cfg.CommitFault != nil {
 		if err := e.s.cfg.CommitFault(); err != nil {
-			return err
+			return fault.Wrap(fault.StoreBroken, err)
 		}
 	}
 	_, err := e.writer.exec(ctx, "COMMIT")

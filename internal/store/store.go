@@ -34,6 +34,9 @@ type Config struct {
 	Logger *slog.Logger
 	// ReadOnly opens without migrating and refuses every write.
 	ReadOnly bool
+	// OwnClock skips the comparison with the clock of PostgreSQL, for tests
+	// whose Now is made up.
+	OwnClock bool
 	// CommitFault, when it returns an error, stands for a failed sync at the
 	// commit of a transaction. Tests only.
 	CommitFault func() error
@@ -51,6 +54,7 @@ type Store struct {
 
 	fence     atomic.Int64 // of this node's run, 0 before FenceNode
 	broken    atomic.Bool  // a sync failed: nothing more is written
+	skewed    atomic.Bool  // the clock differs from the database's
 	closeOnce sync.Once
 }
 

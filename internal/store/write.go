@@ -62,6 +62,8 @@ func (s *Store) mayWrite() error {
 	switch {
 	case s.broken.Load():
 		return fault.New(fault.StoreBroken)
+	case s.skewed.Load():
+		return fault.New(fault.ClockSkew)
 	case s.cfg.ReadOnly:
 		return fault.New(fault.DataFolderState, "opened for reading only")
 	}
@@ -190,7 +192,7 @@ func (s *Store) finish(ctx context.Context, t *tx) error {
 	if err != nil {
 		return err
 	}
-	return b.append(ctx, t)
+	return b.append(ctx, t.querier)
 }
 
 // batch is the ledger's share of a transaction, encoded.
@@ -250,6 +252,9 @@ func (b *batch) append(ctx context.Context, q querier) error {
 		return err
 	}
 	first := end - b.size
+	if t, ok := q.(interface{ appended(int64, []byte) }); ok {
+		t.appended(first, b.leaves)
+	}
 	if _, err := q.exec(ctx, "INSERT INTO ledger_batch (id, size, classes, leaves) VALUES ($1, $2, $3, $4)", first, b.size, int64(b.classes), b.leaves); err != nil {
 		return err
 	}
