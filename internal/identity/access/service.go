@@ -67,12 +67,16 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-// Changed is called by the follower of the change feed with the classes of what
-// was committed, on any node.
-func (s *Service) Changed(classes ledger.Class) {
-	if classes&ledger.ClassAccess != 0 {
+// FollowedClasses are the classes of entries that Follow wants.
+const FollowedClasses = ledger.ClassAccess
+
+// Follow takes a batch of the change feed: another node may have changed who may
+// do what.
+func (s *Service) Follow(_ context.Context, b ledger.Batch) error {
+	if b.Classes&FollowedClasses != 0 {
 		s.forget()
 	}
+	return nil
 }
 
 // forget drops all cached answers, also those being looked up now.

@@ -243,7 +243,7 @@ func TestOneBrokenProfileDoesNotStopTheOthers(t *testing.T) {
 	w.hierarchy(t)
 	w.store.profiles = append(w.store.profiles, authority.ProfileVersion{ID: 99, Name: "broken", Version: 1, Text: []byte("name: [")})
 	w.store.epoch++
-	noError(t, w.Changed(t.Context(), ledger.ClassControl))
+	noError(t, w.Follow(t.Context(), ledger.Batch{Classes: ledger.ClassControl}))
 	snap, err := w.Snapshot(t.Context())
 	noError(t, err)
 	if _, err := snap.Road("broken"); err == nil {
@@ -259,13 +259,13 @@ func TestSnapshotFollowsControlClassesOnly(t *testing.T) {
 	w := newWorld(t)
 	w.hierarchy(t)
 	before := w.store.controlReads
-	noError(t, w.Changed(t.Context(), ledger.ClassIssuance|ledger.ClassDevice|ledger.ClassStatus))
+	noError(t, w.Follow(t.Context(), ledger.Batch{Classes: ledger.ClassIssuance|ledger.ClassDevice|ledger.ClassStatus}))
 	if w.store.controlReads != before {
 		t.Fatal("an issuance made the control plane be read")
 	}
 	old, err := w.Snapshot(t.Context())
 	noError(t, err)
-	noError(t, w.Changed(t.Context(), ledger.ClassControl))
+	noError(t, w.Follow(t.Context(), ledger.Batch{Classes: ledger.ClassControl}))
 	now, err := w.Snapshot(t.Context())
 	noError(t, err)
 	if w.store.controlReads != before+1 || old == now {

@@ -211,10 +211,13 @@ func (s *Service) RefreshAfter(ctx context.Context, epoch int64) (*Snapshot, err
 	return s.Refresh(ctx)
 }
 
-// Changed is called by the follower of the change feed with the classes of what
-// was committed, on any node.
-func (s *Service) Changed(ctx context.Context, classes ledger.Class) error {
-	if classes&ledger.ClassControl == 0 || s.current.Load() == nil {
+// FollowedClasses are the classes of entries that Follow wants.
+const FollowedClasses = ledger.ClassControl
+
+// Follow takes a batch of the change feed: another node may have changed the
+// control plane.
+func (s *Service) Follow(ctx context.Context, b ledger.Batch) error {
+	if b.Classes&FollowedClasses == 0 || s.current.Load() == nil {
 		return nil
 	}
 	_, err := s.Refresh(ctx)
