@@ -93,10 +93,12 @@ func declaredNames(t *Tree) []Finding {
 		if file.test {
 			continue
 		}
-		declared(file.ast, func(name *ast.Ident) {
+		// Flags and JSON follow their context, and a field is named for them.
+		shown := within(file.dir, "cmd") || within(file.dir, "internal/web")
+		declared(file.ast, func(name *ast.Ident, field bool) {
 			words := camelWords(name.Name)
 			for _, wrong := range wrongWords {
-				if wrong.within != "" && !within(file.dir, wrong.within) {
+				if wrong.within != "" && !within(file.dir, wrong.within) || wrong.whole && field && shown {
 					continue
 				}
 				hit := slices.Contains(words, wrong.word)
@@ -115,42 +117,46 @@ func declaredNames(t *Tree) []Finding {
 	return findings
 }
 
-// declared calls visit with every identifier that the file declares.
-func declared(file *ast.File, visit func(*ast.Ident)) {
-	each := func(names []*ast.Ident) {
-		for _, name := range names {
-			visit(name)
+// declared calls visit with every identifier that the file declares, and
+// whether it is the field of a struct.
+func declared(file *ast.File, visit func(name *ast.Ident, field bool)) {
+	fields := map[*ast.Field]bool{}
+	expressions := func(all ...ast.Expr) {
+		for _, one := range all {
+			if name, ok := one.(*ast.Ident); ok {
+				visit(name, false)
+			}
 		}
 	}
 	ast.Inspect(file, func(node ast.Node) bool {
 		switch n := node.(type) {
 		case *ast.FuncDecl:
-			visit(n.Name)
+			visit(n.Name, false)
 		case *ast.TypeSpec:
-			visit(n.Name)
+			visit(n.Name, false)
 		case *ast.ValueSpec:
-			each(n.Names)
+			for _, name := range n.Names {
+				visit(name, false)
+			}
+		case *ast.StructType:
+			for _, field := range n.Fields.List {
+				fields[field] = true
+			}
 		case *ast.Field:
-			each(n.Names)
+			for _, name := range n.Names {
+				visit(name, fields[n])
+			}
 		case *ast.AssignStmt:
 			if n.Tok == token.DEFINE {
-				visitIdents(n.Lhs, visit)
+				expressions(n.Lhs...)
 			}
 		case *ast.RangeStmt:
 			if n.Tok == token.DEFINE {
-				visitIdents([]ast.Expr{n.Key, n.Value}, visit)
+				expressions(n.Key, n.Value)
 			}
 		}
 		return true
 	})
-}
-
-func visitIdents(expressions []ast.Expr, visit func(*ast.Ident)) {
-	for _, expression := range expressions {
-		if name, ok := expression.(*ast.Ident); ok {
-			visit(name)
-		}
-	}
 }
 
 // camelWords splits "parseCSRTemplate" into parse, csr, template.
