@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 
-	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -20,7 +18,10 @@ const applicationID = 0x626d726b
 
 // litePragmas are set on every connection. FULL: in WAL mode each commit is
 // synced before it is acknowledged.
-const litePragmas = "_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=foreign_keys(ON)&_pragma=cache_size(-65536)&_pragma=temp_store(MEMORY)"
+const litePragmas = `PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;`
+
+const openFlags = sqlite3.SQLITE_OPEN_READWRITE | sqlite3.SQLITE_OPEN_CREATE
 
 // readers is how many connections read beside the writer.
 const readers = 8
@@ -43,13 +44,12 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 		}
 		fresh = true
 	}
-	file := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + litePragmas
-	writer, err := openLite(file)
+	writer, err := openLite(path, openFlags, litePragmas)
 	if err != nil {
 		return err
 	}
 	e.writer = writer
-	e.pool = newLitePool(file+"&_pragma=query_only(ON)", readers)
+	e.pool = newLitePool(path, readers)
 	e.writing <- struct{}{}
 	if err := e.check(ctx, fresh); err != nil {
 		return errors.Join(err, e.close())
@@ -175,13 +175,13 @@ func (e *liteEngine) close() error {
 
 // litePool holds the reading connections, opened as they are needed.
 type litePool struct {
-	dsn    string
+	path   string
 	free   chan *liteConn // nil: may be opened
 	closed chan struct{}
 }
 
-func newLitePool(dsn string, n int) *litePool {
-	p := &litePool{dsn: dsn, free: make(chan *liteConn, n), closed: make(chan struct{})}
+func newLitePool(path string, n int) *litePool {
+	p := &litePool{path: path, free: make(chan *liteConn, n), closed: make(chan struct{})}
 	for range n {
 		p.free <- nil
 	}
@@ -211,7 +211,7 @@ func (p *litePool) get(ctx context.Context) (*liteConn, error) {
 	if c != nil {
 		return c, nil
 	}
-	c, err := openLite(p.dsn)
+	c, err := openLite(p.path, sqlite3.SQLITE_OPEN_READWRITE, litePragmas+"PRAGMA query_only = ON;")
 	if err != nil {
 		p.free <- nil
 		return nil, err
@@ -250,7 +250,7 @@ func (p *litePool) start(ctx context.Context, sql string, args []any) (*liteRows
 		p.put(c)
 		return nil, err
 	}
-	r.done = func() { p.put(c) }
+	r.done = p.put
 	return r, nil
 }
 
@@ -268,11 +268,11 @@ func liteFault(err error) error {
 	if err == nil {
 		return nil
 	}
-	e, ok := errors.AsType[*sqlite.Error](err)
+	e, ok := errors.AsType[*liteError](err)
 	if !ok {
 		return err
 	}
-	switch e.Code() & 0xff {
+	switch e.code & 0xff {
 	case sqlite3.SQLITE_FULL:
 		return fault.Wrap(fault.StoreFull, err)
 	case sqlite3.SQLITE_IOERR:
