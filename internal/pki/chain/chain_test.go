@@ -4,10 +4,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
+	"math/big"
 	"net"
 	"testing"
 	"time"
@@ -107,7 +109,7 @@ func signatureTrials(t testing.TB, r entity) []trial {
 	flipped[len(flipped)-1] ^= 1
 	altered := append([]byte(nil), i.Raw...)
 	altered[len(altered)-1] ^= 1
-	big := ecdsaRoot(t, elliptic.P384())
+	large := ecdsaRoot(t, elliptic.P384())
 	huge := ecdsaRoot(t, elliptic.P521())
 	weakCurve := ecdsaRoot(t, elliptic.P224())
 	weak := root(t, "Short RSA", rsa1024())
@@ -117,10 +119,29 @@ func signatureTrials(t testing.TB, r entity) []trial {
 	weakLeaf := certify(t, &i, rsa1024(), base("short key"))
 	none := certify(t, &r, p256(t), asCA("None"), noIdentifiers)
 	noneLeaf := certify(t, &none, p256(t), base("device"), noIdentifiers)
+	odd := func(name string, n *big.Int, e int) trial {
+		signer := entity{asCA(name), rsa2048()}
+		raw, err := x509.CreateCertificate(rand.Reader, asCA(name), r.Certificate, &rsa.PublicKey{N: n, E: e}, r.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return trial{
+			name: name, leaf: signer.leaf(t, "device"), anchors: []entity{r}, intermediates: []entity{{Certificate: parse(t, raw)}},
+			want: fault.ChainWeak, openssl: "sees a wrong signature",
+		}
+	}
+	modulus := rsa2048().Public().(*rsa.PublicKey).N
+	long8k := new(big.Int).Add(new(big.Int).Lsh(modulus, 8200-2048), big.NewInt(1))
+	dsaCA := r.forge(t, i, func(b *body) { b.SPKI.FullBytes = dsaKey(t) })
+	p224 := certify(t, &i, weakCurve.key, base("P-224 leaf"))
 	return []trial{
+		odd("an RSA key with exponent 3", modulus, 3), odd("an RSA key of 8,200 bits", long8k, 65537),
+		{name: "a DSA leaf", leaf: i.forge(t, l, func(b *body) { b.SPKI.FullBytes = dsaKey(t) }), anchors: []entity{r}, intermediates: []entity{i}, want: fault.ChainWeak, openssl: "does not look at the key of a leaf"},
+		{name: "a DSA issuer", leaf: l, anchors: []entity{r}, intermediates: []entity{dsaCA}, want: fault.ChainWeak},
+		{name: "a P-224 leaf", leaf: p224, anchors: []entity{r}, intermediates: []entity{i}, want: fault.ChainWeak, openssl: "accepts P-224"},
 		{name: "a changed leaf", leaf: entity{parse(t, flipped), l.key}, anchors: []entity{r}, intermediates: []entity{i}, want: fault.ChainSignature},
 		{name: "a changed intermediate", leaf: l, anchors: []entity{r}, intermediates: []entity{{parse(t, altered), i.key}}, want: fault.ChainSignature},
-		{name: "P-384", leaf: big.leaf(t, "device"), anchors: []entity{big}},
+		{name: "P-384", leaf: large.leaf(t, "device"), anchors: []entity{large}},
 		{name: "P-521", leaf: huge.leaf(t, "device"), anchors: []entity{huge}},
 		{name: "RSA", leaf: long.leaf(t, "device"), anchors: []entity{long}},
 		{name: "Ed25519", leaf: edRoot.leaf(t, "device"), anchors: []entity{edRoot}},
@@ -132,6 +153,12 @@ func signatureTrials(t testing.TB, r entity) []trial {
 		{name: "without key identifiers", leaf: noneLeaf, anchors: []entity{r}, intermediates: []entity{none}},
 		{name: "signed by another of the same name, without identifiers", leaf: noneLeaf, anchors: []entity{r}, intermediates: []entity{r.ca(t, "None", noIdentifiers)}, want: fault.ChainSignature},
 	}
+}
+
+// dsaKey is a SubjectPublicKeyInfo that a parser takes and nobody should use.
+func dsaKey(t testing.TB) []byte {
+	seven := []byte{2, 1, 7}
+	return tlv(0x30, tlv(0x30, der(t, asn1.ObjectIdentifier{1, 2, 840, 10040, 4, 1}), tlv(0x30, seven, seven, seven)), tlv(3, []byte{0}, seven))
 }
 
 func ecdsaRoot(t testing.TB, c elliptic.Curve) entity {
@@ -333,9 +360,29 @@ func formTrials(t testing.TB, r entity) []trial {
 	twenty.openssl = ""
 	badRoot := root(t, "Serial zero", p256(t))
 	badRoot = badRoot.forge(t, badRoot, number(0))
+	nameless := root(t, "", p256(t))
+	bySomeone := trial{name: "an issuer without name", leaf: nameless.leaf(t, "x"), anchors: []entity{nameless}, want: fault.CertificateInvalid, openssl: "is lenient without -x509_strict"}
+	sub := i.ca(t, "Sub", dns("a.test"))
+	critical := func(b *body) {
+		b.Subject = asn1.RawValue{FullBytes: tlv(0x30)}
+		for k := range b.Extensions {
+			b.Extensions[k].Critical = b.Extensions[k].Critical || b.Extensions[k].Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 17})
+		}
+	}
+	device := i.leaf(t, "device", dns("a.test"))
+	forged := func(name string, c entity, change func(*body), want fault.Code) trial {
+		return trial{name: name, leaf: i.forge(t, c, change), anchors: []entity{r}, intermediates: []entity{i}, want: want, openssl: "is lenient without -x509_strict"}
+	}
 	anchor := trial{name: "an anchor with serial number 0", leaf: badRoot.leaf(t, "x"), anchors: []entity{badRoot}}
 	return []trial{
-		v1, twenty, anchor,
+		v1, twenty, anchor, bySomeone,
+		forged("a CA without name", sub, critical, fault.CertificateInvalid),
+		forged("a device with critical alternative names only", device, critical, 0),
+		forged("a device with alternative names only", device, func(b *body) { b.Subject = asn1.RawValue{FullBytes: tlv(0x30)} }, fault.CertificateInvalid),
+		forged("unique identifiers in version 1", device, func(b *body) {
+			b.Version, b.Extensions = 0, nil
+			b.SPKI.FullBytes = append(append([]byte(nil), b.SPKI.FullBytes...), tlv(0x81, []byte{0, 1})...)
+		}, fault.CertificateInvalid),
 		change("serial number 0", number(0), fault.CertificateInvalid),
 		change("a serial number of 21 bytes", number(long...), fault.CertificateInvalid),
 		change("extensions in version 1", func(b *body) { b.Version = 0 }, fault.CertificateInvalid),
@@ -512,6 +559,12 @@ func directoryTrials(t testing.TB, r entity) []trial {
 	foreign := one("an uncomparable kind, critical", hardware, dns("example.com"), fault.ChainCritical)
 	foreign.openssl = "looks at the names below only"
 	nothing := func(*x509.Certificate) {}
+	inLeaf := one("in a certificate that is no CA", permit, all(subject(member), func(c *x509.Certificate) {
+		c.PermittedDNSDomains = []string{"example.com"}
+	}), fault.CertificateInvalid)
+	inLeaf.openssl = "is lenient without -x509_strict"
+	minimum := r.ca(t, "Minimum", ext(asn1.ObjectIdentifier{2, 5, 29, 30}, true, tlv(0x30, tlv(0xa1, tlv(0x30, tlv(0x82, []byte("a.test")), tlv(0x80, []byte{1}))))))
+	withMinimum := one("a minimum distance", minimum, dns("b.test"), fault.ChainCritical)
 	return []trial{
 		one("subject within", permit, subject(member), 0),
 		one("subject within but for case and spaces", permit, subject(shouting), 0),
@@ -525,7 +578,7 @@ func directoryTrials(t testing.TB, r entity) []trial {
 		one("the lower constraint broken", twice, all(subject(member), dns("example.org")), fault.ChainName),
 		one("an authority outside", outside, subject(member), fault.ChainName),
 		one("an uncomparable kind, not critical", relaxed, nothing, 0),
-		foreign, relaxedBad,
+		foreign, relaxedBad, inLeaf, withMinimum,
 	}
 }
 
@@ -546,6 +599,8 @@ func policyTrials(t testing.TB, r entity) []trial {
 	requireNoMapping := ext(asn1.ObjectIdentifier{2, 5, 29, 36}, true, tlv(0x30, tlv(0x80, []byte{0}), tlv(0x81, []byte{0})))
 	inhibit := ext(asn1.ObjectIdentifier{2, 5, 29, 54}, true, []byte{2, 1, 0})
 	mapped := ext(asn1.ObjectIdentifier{2, 5, 29, 33}, true, tlv(0x30, tlv(0x30, oid(t, one), oid(t, two))))
+	mapAny := ext(asn1.ObjectIdentifier{2, 5, 29, 33}, true, tlv(0x30, tlv(0x30, oid(t, one), oid(t, any))))
+	requireLater := ext(asn1.ObjectIdentifier{2, 5, 29, 36}, true, tlv(0x30, tlv(0x80, []byte{2})))
 	row := func(name string, want fault.Code, leaf option, steps ...option) trial {
 		by, mids := r, []entity(nil)
 		for k, s := range steps {
@@ -555,6 +610,8 @@ func policyTrials(t testing.TB, r entity) []trial {
 		return trial{name: "policies: " + name, leaf: by.leaf(t, "x", leaf), anchors: []entity{r}, intermediates: mids, want: want, openssl: policyNote(want)}
 	}
 	none := func(*x509.Certificate) {}
+	selfIssued := row("required two below, a self-issued one between", 0, none, all(named("R"), requireLater), named("R"))
+	selfIssued.openssl = "takes self-issued without identifiers for self-signed"
 	return []trial{
 		row("required and kept", 0, p(one), all(p(one), require)),
 		row("required, missing in the leaf", fault.ChainPolicy, none, all(p(one), require)),
@@ -566,6 +623,11 @@ func policyTrials(t testing.TB, r entity) []trial {
 		row("any inhibited below", fault.ChainPolicy, p(one), all(p(one), require, inhibit), p(any)),
 		row("mapped", 0, p(two), all(p(one), require, mapped)),
 		row("mapped, the old one in the leaf", fault.ChainPolicy, p(one), all(p(one), require, mapped)),
+		row("mapping forbidden above, the old one in the leaf", fault.ChainPolicy, p(one), all(p(one), requireNoMapping), all(p(one), mapped)),
+		row("mapped to any", fault.ChainPolicy, p(one), all(p(one), mapAny)),
+		row("required two below", fault.ChainPolicy, none, requireLater, none),
+		selfIssued,
+		row("required by the leaf itself", fault.ChainPolicy, require, p(one)),
 		row("mapping forbidden above", fault.ChainPolicy, p(two), all(p(one), requireNoMapping), all(p(one), mapped)),
 	}
 }

@@ -198,7 +198,7 @@ func readCandidate(n generalName) (candidate, bool) {
 		}
 		c.domain = strings.ToLower(u.Hostname())
 		_, err = netip.ParseAddr(c.domain)
-		return c, err != nil && plainDomain(c.domain) && !strings.HasPrefix(u.Host, "[")
+		return c, err != nil && plainDomain(c.domain)
 	case kindIP:
 		c.ip = n.value
 		addr, ok := netip.AddrFromSlice(n.value)
@@ -235,7 +235,7 @@ func (t *subtree) contains(c candidate) bool {
 // name in the subtree.
 func (t *subtree) overlapsWildcard(c candidate) bool {
 	base, wildcard := strings.CutPrefix(c.domain, "*.")
-	if c.kind != kindDNS || !wildcard || strings.HasPrefix(t.text, ".") {
+	if c.kind != kindDNS || !wildcard {
 		return false
 	}
 	_, parent, _ := strings.Cut(t.text, ".")

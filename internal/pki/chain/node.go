@@ -81,7 +81,7 @@ func (n *node) selfIssued() bool { return n.subject == n.issuer }
 func (n *node) sameEntity(m *node) bool { return n.keyID == m.keyID && n.subject == m.subject }
 
 func (n *node) isCA() bool {
-	return n.cert.Version == 3 && n.cert.BasicConstraintsValid && n.cert.IsCA
+	return n.cert.BasicConstraintsValid && n.cert.IsCA
 }
 
 // mayIssue says why a certificate cannot be an issuer, or nothing.

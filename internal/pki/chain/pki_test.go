@@ -82,6 +82,8 @@ func subject(n pkix.Name) option {
 	return func(c *x509.Certificate) { c.Subject = n }
 }
 
+func named(cn string) option { return subject(pkix.Name{CommonName: cn}) }
+
 func valid(from, to time.Time) option {
 	return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = from, to }
 }

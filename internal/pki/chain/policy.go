@@ -29,9 +29,6 @@ func policiesHold(path []*node, b *budget) (bool, error) {
 		}
 		selfIssued := path[i].selfIssued()
 		p.descend(c, !last && selfIssued)
-		if p.explicit == 0 && len(p.level) == 0 {
-			return false, nil
-		}
 		if !last {
 			if !p.translate(c) {
 				return false, nil

@@ -97,7 +97,7 @@ func (s *search) validityFault(n *node, grace time.Duration) *fault.Error {
 // ones, as in a key rollover, do not count (RFC 5280, section 6.1.4 (l)).
 func (s *search) beyondPathLength(c *node) bool {
 	limit := c.cert.MaxPathLen
-	if !c.cert.BasicConstraintsValid || limit < 0 || limit == 0 && !c.cert.MaxPathLenZero {
+	if !c.cert.BasicConstraintsValid || limit < 0 {
 		return false
 	}
 	below := 0

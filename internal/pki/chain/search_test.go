@@ -158,6 +158,59 @@ func TestTheLeastFaultyPathIsNamed(t *testing.T) {
 	}
 }
 
+// TestFewFaultsWeighMoreThanGraveOnes: one expired certificate is nearer to a
+// good path than two other faults.
+func TestFewFaultsWeighMoreThanGraveOnes(t *testing.T) {
+	a, b := root(t, "A", p256(t)), root(t, "B", p256(t))
+	shared := p256(t)
+	bad := certify(t, &a, shared, asCA("Shared"), notCA, valid(now.AddDate(0, 0, 1), now.AddDate(1, 0, 0)))
+	stale := certify(t, &b, shared, asCA("Shared"), valid(now.AddDate(-2, 0, 0), now.AddDate(-1, 0, 0)))
+	l := stale.leaf(t, "device")
+	for _, mids := range []*chain.Pool{pool(bad, stale), pool(stale, bad)} {
+		p, err := chain.Verify(t.Context(), l.Certificate, chain.Options{Anchors: pool(a, b), Intermediates: mids, At: now})
+		check(t, p, err, fault.ChainExpired)
+	}
+}
+
+// TestSignaturesAreCheckedOnce gives just enough work for each signature once,
+// although the path is walked twice to find out why it is refused.
+func TestSignaturesAreCheckedOnce(t *testing.T) {
+	r := root(t, "Root", p256(t))
+	leaf, mids := ladder(t, r, 2)
+	o := chain.Options{Anchors: pool(r), Intermediates: pool(mids...), At: now, MaxWork: 3*500 + 200, RequireStatus: true}
+	p, err := chain.Verify(t.Context(), leaf.Certificate, o)
+	check(t, p, err, fault.ChainLimit) // the status costs too
+	o.MaxWork = 3*500 + 3*500 + 200
+	p, err = chain.Verify(t.Context(), leaf.Certificate, o)
+	check(t, p, err, fault.ChainStatus)
+}
+
+// TestKeyIdentifiersSaveWork puts the issuer behind others of its name, with
+// work for one wrong try at most.
+func TestKeyIdentifiersSaveWork(t *testing.T) {
+	r := root(t, "Root", p256(t))
+	var mids []entity
+	for range 6 {
+		mids = append(mids, r.ca(t, "Issuing"))
+	}
+	l := mids[5].leaf(t, "device")
+	p, err := chain.Verify(t.Context(), l.Certificate, chain.Options{Anchors: pool(r), Intermediates: pool(mids...), At: now, MaxWork: 1200})
+	check(t, p, err, 0)
+}
+
+// TestAnAnchorNeedsNoStatus: nobody above it could revoke it.
+func TestAnAnchorNeedsNoStatus(t *testing.T) {
+	r := root(t, "Root", p256(t))
+	bare := chain.NewPool()
+	if err := bare.AddAnchor(r.RawSubject, r.RawSubjectPublicKeyInfo); err != nil {
+		t.Fatal(err)
+	}
+	for _, anchors := range []*chain.Pool{bare, pool(r), pool(certify(t, nil, r.key, asCA("Root")))} {
+		p, err := chain.Verify(t.Context(), r.Certificate, chain.Options{Anchors: anchors, At: now, RequireStatus: true})
+		check(t, p, err, 0)
+	}
+}
+
 func TestBareAnchors(t *testing.T) {
 	r := root(t, "Root", p256(t))
 	i := r.ca(t, "Issuing")
