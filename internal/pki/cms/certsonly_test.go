@@ -60,7 +60,11 @@ type contentInfo struct {
 }
 
 func TestCertsOnlyIsDER(t *testing.T) {
-	for _, sizes := range [][]int{{}, {0}, {1}, {60}, {95, 3}, {96}, {97}, {98}, {120}, {190}, {223}, {500, 700}, {65200}, {65400}, {65535, 1}, {1 << 20}} {
+	sizesToTry := [][]int{{}, {0}, {1}, {95, 3}, {500, 700}, {65535, 1}, {1 << 20}}
+	for n := range 80 { // every length at which a header grows
+		sizesToTry = append(sizesToTry, []int{60 + n}, []int{190 + n}, []int{65460 + n})
+	}
+	for _, sizes := range sizesToTry {
 		var certs [][]byte
 		for i, n := range sizes {
 			certs = append(certs, append(appendHeader(nil, tagSequence, n), bytes.Repeat([]byte{byte(i)}, n)...))
@@ -106,9 +110,20 @@ func TestCertsOnlyAllocatesOnce(t *testing.T) {
 	}
 }
 
+// message puts the parts of SignedData into a message.
+func message(parts ...string) []byte {
+	wrap := func(tag byte, content string) string {
+		return string(appendHeader(nil, tag, len(content))) + content
+	}
+	return []byte(wrap(tagSequence, contentType+wrap(tagZero, wrap(tagSequence, strings.Join(parts, "")))))
+}
+
 func TestParseRefuses(t *testing.T) {
 	good := CertsOnly(certificates(t, 1)...)
 	replace := func(old, new string) []byte { return bytes.Replace(good, []byte(old), []byte(new), 1) }
+	if _, err := ParseCertsOnly(message(head, "\xa0\x02\x30\x00", tail)); err != nil {
+		t.Fatalf("control: %v", err)
+	}
 	many := slices.Repeat([][]byte{{tagSequence, 0}}, MaxCertificates+1)
 	for name, der := range map[string][]byte{
 		"nothing":                {},
@@ -118,6 +133,10 @@ func TestParseRefuses(t *testing.T) {
 		"twice":                  append(bytes.Clone(good), good...),
 		"a bare certificate":     certificates(t, 1)[0],
 		"too large":              CertsOnly(append(appendHeader(nil, tagSequence, MaxSize), make([]byte, MaxSize)...)),
+		"a signer":               message(head, "\xa0\x02\x30\x00", "\x31\x02\x30\x00"),
+		"a digest algorithm":     message(strings.Replace(head, "\x31\x00", "\x31\x02\x30\x00", 1), "\xa0\x02\x30\x00", tail),
+		"content":                message(strings.Replace(head, "\x30\x0b\x06", "\x30\x0f\x06", 1)+"\xa0\x02\x04\x00", "\xa0\x02\x30\x00", tail),
+		"something more":         message(head, "\xa0\x02\x30\x00", tail+"\x05\x00"),
 		"another content type":   replace(oidSignedData, oidData),
 		"another inner type":     replace(oidData, oidSignedData),
 		"version 3":              replace("\x02\x01\x01\x31", "\x02\x01\x03\x31"),

@@ -14,6 +14,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/needs"
 	"github.com/birthmark/birthmark/internal/pki/profile"
@@ -362,10 +365,14 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// cheap reports whether a derivation is worth the fuzzer's time: everything but
-// the larger iteration counts.
+// cheap reports whether a derivation is worth the fuzzer's time: PBKDF2 with few
+// iterations.
 func cheap(e encrypted) bool {
-	return len(e.kdfParams) > 22 && bytes.HasPrefix(e.kdfParams[18:], []byte{2, 2})
+	var salt cryptobyte.String
+	var iterations int64
+	params := e.kdfParams
+	return string(e.kdf) == oidPBKDF2 && params.ReadASN1(&salt, asn1.OCTET_STRING) &&
+		params.ReadASN1Integer(&iterations) && iterations <= 10*minIterations
 }
 
 func BenchmarkLoad(b *testing.B) {

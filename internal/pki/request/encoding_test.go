@@ -96,6 +96,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"UTF-16":               "\xff\xfe" + strings.Join(strings.Split(block, ""), "\x00") + "\x00",
 		"base64 with a tail":   text + "!",
 		"base64 and more":      strings.TrimRight(text, "=") + "==" + text,
+		"base64 of an INTEGER": "AgEA",
 		"base64 cut short":     text[:len(text)-5],
 		"URL alphabet":         "M_-_",
 		"padding missing":      "MAAA MA",

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"math/big"
 	"slices"
+	"sync"
 	"testing"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -52,6 +53,35 @@ func prime(t testing.TB, bits int) *big.Int {
 	}
 	return p
 }
+
+// primes returns two honest primes of 1024 bits, made once.
+func primes(t testing.TB) (p, q *big.Int) {
+	t.Helper()
+	both, err := twoPrimes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return both[0], both[1]
+}
+
+var twoPrimes = sync.OnceValues(func() (both [2]*big.Int, err error) {
+	for i := range both {
+		if both[i], err = rand.Prime(rand.Reader, 1024); err != nil {
+			return both, err
+		}
+	}
+	return both, nil
+})
+
+// prime2048 is the modulus of group 14 of RFC 3526.
+const prime2048 = "ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74" +
+	"020bbea63b139b22514a08798e3404ddef9519b3cd3a431b302b0a6df25f1437" +
+	"4fe1356d6d51c245e485b576625e7ec6f44c42e9a637ed6b0bff5cb6f406b7ed" +
+	"ee386bfb5a899fa5ae9f24117c4b1fe649286651ece45b3dc2007cb8a163bf05" +
+	"98da48361c55d39a69163fa8fd24cf5f83655d23dca3ad961c62f356208552bb" +
+	"9ed529077096966d670c354e4abc9804f1746c08ca18217c32905e462e36ce3b" +
+	"e39e772c180e86039b2783a2ec07a28fb5c55df06f4c52c9de2bcbf695581718" +
+	"3995497cea956ae515d2261898fa051015728e5a8aacaa68ffffffffffffffff"
 
 func TestPublicKeyAcceptsEveryKeyType(t *testing.T) {
 	for kind, key := range signers(t) {
@@ -200,13 +230,17 @@ func TestOnEdwards25519(t *testing.T) {
 }
 
 func TestPublicKeyRefusesRSA(t *testing.T) {
-	p, q := prime(t, 1024), prime(t, 1024)
+	p, q := primes(t)
 	n := new(big.Int).Mul(p, q)
+	modulus14, _ := new(big.Int).SetString(prime2048, 16)
+	if !modulus14.ProbablyPrime(5) {
+		t.Fatal("group 14 is mistyped")
+	}
+	cofactor := new(big.Int).Mul(p, prime(t, 1016))
 	e := big.NewInt(rsaExponent)
 	near := new(big.Int).Add(p, big.NewInt(2))
 	for ; !near.ProbablyPrime(10); near.Add(near, two) {
 	}
-	small := new(big.Int).Mul(prime(t, 2040), big.NewInt(251))
 	huge := new(big.Int).Lsh(one, 9000)
 	for name, c := range map[string]struct {
 		spki []byte
@@ -223,10 +257,10 @@ func TestPublicKeyRefusesRSA(t *testing.T) {
 		"n = 0":               {rsaSPKI(new(big.Int)), fault.KeyMalformed},
 		"n negative":          {rsaSPKI(new(big.Int).Neg(n)), fault.KeyMalformed},
 		"n even":              {rsaSPKI(new(big.Int).Add(n, one)), fault.KeyWeak},
-		"n prime":             {rsaSPKI(prime(t, 2048)), fault.KeyWeak},
+		"n prime":             {rsaSPKI(modulus14), fault.KeyWeak},
 		"n a square":          {rsaSPKI(new(big.Int).Mul(p, p)), fault.KeyWeak},
-		"small factor":        {rsaSPKI(small), fault.KeyWeak},
-		"largest small prime": {rsaSPKI(new(big.Int).Mul(prime(t, 2040), big.NewInt(751))), fault.KeyWeak},
+		"small factor":        {rsaSPKI(new(big.Int).Mul(cofactor, big.NewInt(251))), fault.KeyWeak},
+		"largest small prime": {rsaSPKI(new(big.Int).Mul(cofactor, big.NewInt(751))), fault.KeyWeak},
 		"close primes":        {rsaSPKI(new(big.Int).Mul(p, near)), fault.KeyWeak},
 		"1024 bits":           {rsaSPKI(new(big.Int).Mul(prime(t, 512), prime(t, 512))), fault.KeyAlgorithm},
 		"2047 bits":           {rsaSPKI(new(big.Int).Rsh(n, 1)), fault.KeyAlgorithm},
@@ -321,40 +355,42 @@ func TestPublicKeyRefusesROCA(t *testing.T) {
 	if !fault.Has(err, fault.KeyWeak) || fault.Of(err).Detail == "" || n.BitLen() != 2048 {
 		t.Fatalf("%d bits: %v", n.BitLen(), err)
 	}
-	if factor, roca := sieve(n.FillBytes(make([]byte, 512))); factor || !roca {
+	if factor, roca := sieve(n.FillBytes(make([]byte, 520))); factor || !roca {
 		t.Errorf("sieve says factor %v, roca %v", factor, roca)
 	}
 	// One honest factor is enough to leave the pattern.
-	n.Mul(rocaPrime(t, 1024), prime(t, 1024))
-	if _, roca := sieve(n.FillBytes(make([]byte, 512))); roca {
+	honest, _ := primes(t)
+	n.Mul(rocaPrime(t, 1024), honest)
+	if _, roca := sieve(n.FillBytes(make([]byte, 520))); roca {
 		t.Error("an honest factor is not noticed")
 	}
 }
 
 func TestSieveFindsEverySmallFactor(t *testing.T) {
-	big1 := prime(t, 2032)
+	p, q := primes(t)
+	cofactor := new(big.Int).Mul(p, q)
 	count := 0
 	for p := int64(3); p <= maxPrime; p += 2 {
 		if !big.NewInt(p).ProbablyPrime(0) {
 			continue
 		}
 		count++
-		n := new(big.Int).Mul(big1, big.NewInt(p))
-		if factor, _ := sieve(n.FillBytes(make([]byte, 512))); !factor {
+		n := new(big.Int).Mul(cofactor, big.NewInt(p))
+		if factor, _ := sieve(n.FillBytes(make([]byte, 520))); !factor {
 			t.Errorf("%d is not found", p)
 		}
 	}
 	if count != 132 {
 		t.Errorf("%d odd primes up to %d", count, maxPrime)
 	}
-	if factor, _ := sieve(big1.FillBytes(make([]byte, 512))); factor {
-		t.Error("a prime has a factor")
+	if factor, _ := sieve(cofactor.FillBytes(make([]byte, 520))); factor {
+		t.Error("an honest modulus has a factor")
 	}
 }
 
 // TestFermat factors what the rounds reach and nothing beyond them.
 func TestFermat(t *testing.T) {
-	p := prime(t, 1024)
+	p, _ := primes(t)
 	// n = a^2 - b^2 with a the i-th above sqrt(n): b^2 is about 2*i*a.
 	for _, distance := range []uint{0, 1, 100, 400, 500} {
 		q := new(big.Int).Add(p, new(big.Int).Lsh(one, distance))
@@ -363,7 +399,7 @@ func TestFermat(t *testing.T) {
 			t.Errorf("a distance of 2^%d is not found", distance)
 		}
 	}
-	for range 5 {
+	for range 3 {
 		if fermat(new(big.Int).Mul(p, prime(t, 1024))) {
 			t.Error("an honest modulus is factored")
 		}
@@ -388,7 +424,7 @@ func TestMaybeSquareNeverMissesOne(t *testing.T) {
 }
 
 func TestKeyTypesAreThoseOfTheProfile(t *testing.T) {
-	for bits, want := range map[int]profile.KeyType{2048: profile.RSA2048, 2050: profile.RSA2048, 3072: profile.RSA3072} {
+	for bits, want := range map[int]profile.KeyType{2050: profile.RSA2048, 3072: profile.RSA3072} {
 		n := new(big.Int).Mul(prime(t, bits/2), prime(t, bits-bits/2))
 		if _, got, err := PublicKey(rsaSPKI(n)); err != nil || got != want {
 			t.Errorf("%d bits: %s, %v", bits, got, err)

@@ -12,11 +12,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"errors"
 	"net"
 	"net/url"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -26,29 +28,29 @@ import (
 	"github.com/birthmark/birthmark/internal/pki/profile"
 )
 
-// signers returns a key of each type that devices may have.
+// signers returns a key of each type that devices may have, made once.
 func signers(t testing.TB) map[profile.KeyType]crypto.Signer {
 	t.Helper()
-	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	keys, err := allSigners()
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := map[profile.KeyType]crypto.Signer{
-		profile.P256:    p256Key(t),
-		profile.P384:    ecKey(t, elliptic.P384()),
-		profile.Ed25519: ed,
-	}
-	sizes := map[profile.KeyType]int{profile.RSA2048: 2048, profile.RSA3072: 3072}
-	if !testing.Short() {
-		sizes[profile.RSA4096] = 4096
-	}
-	for kind, bits := range sizes {
-		if keys[kind], err = rsa.GenerateKey(rand.Reader, bits); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return keys
 }
+
+var allSigners = sync.OnceValues(func() (map[profile.KeyType]crypto.Signer, error) {
+	keys := map[profile.KeyType]crypto.Signer{}
+	var errs [6]error
+	keys[profile.P256], errs[0] = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	keys[profile.P384], errs[1] = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	_, keys[profile.Ed25519], errs[2] = ed25519.GenerateKey(rand.Reader)
+	keys[profile.RSA2048], errs[3] = rsa.GenerateKey(rand.Reader, 2048)
+	if !testing.Short() {
+		keys[profile.RSA3072], errs[4] = rsa.GenerateKey(rand.Reader, 3072)
+		keys[profile.RSA4096], errs[5] = rsa.GenerateKey(rand.Reader, 4096)
+	}
+	return keys, errors.Join(errs[:]...)
+})
 
 var fullTemplate = x509.CertificateRequest{
 	Subject: pkix.Name{
@@ -221,6 +223,17 @@ func TestParseRefuses(t *testing.T) {
 		if c.want == 0 && err != nil || c.want != 0 && !fault.Has(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
+	}
+}
+
+func TestParseRefusesEd25519WithParameters(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der := draft{algorithm: []byte("\x06\x03" + oidEd25519 + derNull)}.sign(t, key)
+	if _, err := Parse(der); !fault.Has(err, fault.SignatureAlgorithm) {
+		t.Errorf("%v", err)
 	}
 }
 
