@@ -20,7 +20,7 @@ func StatusURL(text string, quickstart bool) error {
 	refuse := func(why ...any) error { return fault.New(fault.StatusURL, why...) }
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Host == "" || u.Opaque != "":
+	case err != nil || u.Hostname() == "" || u.Opaque != "":
 		return refuse("it is not an absolute URL")
 	case u.Scheme == "https":
 		return refuse("OCSP and CRLs are fetched over http: checking an https server would need them first (RFC 5280, section 8)")
