@@ -13,10 +13,14 @@ import (
 // Install records what this database is, once.
 func (s *Store) Install(ctx context.Context, i authority.Installation, entries ...ledger.Entry) error {
 	return s.write(ctx, func(t *tx) error {
-		if err := t.bumpControl(ctx); err != nil {
+		n, err := t.exec(ctx, "UPDATE control SET epoch = epoch + 1 WHERE id = 1")
+		if err == nil && n == 0 { // Restore begins with emptying all tables
+			err = fault.New(fault.DataFolderState, "a restore was not finished: repeat it, or begin with an empty one")
+		}
+		if err != nil {
 			return err
 		}
-		n, err := t.exec(ctx, `INSERT INTO installation (id, installation_id, organization, status_url, quickstart, restore_epoch, created_at)
+		n, err = t.exec(ctx, `INSERT INTO installation (id, installation_id, organization, status_url, quickstart, restore_epoch, created_at)
 VALUES (1, $1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING`,
 			i.ID[:], i.Organization, i.StatusURL, i.Quickstart, i.RestoreEpoch, i.CreatedAt)
 		if err == nil && n == 0 {

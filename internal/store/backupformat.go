@@ -122,7 +122,8 @@ type backupReader struct {
 	left     int // octets of the current chunk not read yet
 	ended    bool
 	sections uint32
-	digest   [32]byte
+	digest   [32]byte // of the whole file, after its end
+	bytes    int64    // that the digest covers so far
 }
 
 func newBackupReader(r io.Reader) (*backupReader, error) {
@@ -142,6 +143,7 @@ func (b *backupReader) get(p []byte) error {
 		return fmt.Errorf("%w: cut off", errBackup)
 	}
 	b.file.Write(p)
+	b.bytes += int64(len(p))
 	return nil
 }
 
@@ -195,10 +197,12 @@ func (b *backupReader) trailer() error {
 		return fmt.Errorf("%w: number of sections", errBackup)
 	}
 	b.file.Sum(b.digest[:0])
+	covered := b.bytes
 	var want [32]byte
 	if err := b.get(want[:]); err != nil {
 		return err
 	}
+	b.bytes = covered
 	if want != b.digest {
 		return fmt.Errorf("%w: digest of the file", errBackup)
 	}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"strconv"
 	"strings"
@@ -218,7 +217,7 @@ func (s *Store) Devices(ctx context.Context, scope access.Scope, q device.Device
 // hideStaged leaves out staged rows, if there can be any.
 func (s *Store) hideStaged(ctx context.Context, w *walk) error {
 	var one int64
-	err := s.read.row(ctx, "SELECT 1 FROM device_batch WHERE visible = 0 LIMIT 1").Scan(&one)
+	err := s.read.row(ctx, "SELECT 1 FROM device_batch WHERE visible <> 1 LIMIT 1").Scan(&one)
 	if noRows(err) {
 		return nil
 	}
@@ -265,19 +264,4 @@ func (s *Store) deviceBySerial(ctx context.Context, scope access.Scope, q device
 		return nil, "", nil
 	}
 	return matching([]device.Device{d}, q), "", nil
-}
-
-// deviceKey is what a batch's digest covers of a device.
-func appendDeviceKey(dst []byte, d *device.Device) []byte {
-	for _, v := range deviceValues(d) {
-		switch v := v.(type) {
-		case int64:
-			dst = binary.BigEndian.AppendUint64(dst, uint64(v))
-		case string:
-			dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(v))), v...)
-		case []byte:
-			dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(v))), v...)
-		}
-	}
-	return dst
 }
