@@ -31,6 +31,8 @@ func newBody(k Kind) fields {
 		return new(Registered)
 	case DeviceChanged, SecretRenewed:
 		return new(Changed)
+	case DeviceDiscarded:
+		return new(Discarded)
 	case SerialsLeased:
 		return new(Leased)
 	case SerialsClosed:
@@ -150,8 +152,9 @@ func (b *Revoked) fields(c *coder) {
 // AppendJSON implements Body.
 func (b *Revoked) AppendJSON(dst []byte) []byte { return appendObject(dst, b) }
 
-// Released is the body of certificate.released: a hold ended. It raises the
-// version of the credential's device.
+// Released is the body of certificate.released: a hold ended. The credential is
+// superseded then if another is in its slot, else confirmed or issued as before.
+// It raises the version of the credential's device.
 type Released struct {
 	Credential int64
 	CertSerial []byte
@@ -256,6 +259,17 @@ func (b *Changed) fields(c *coder) {
 
 // AppendJSON implements Body.
 func (b *Changed) AppendJSON(dst []byte) []byte { return appendObject(dst, b) }
+
+// Discarded is the body of device.discarded: the device of a staged
+// registration that was given up. It never was visible, and its serial is free.
+type Discarded struct {
+	Device int64
+}
+
+func (b *Discarded) fields(c *coder) { c.id("device", &b.Device, always) }
+
+// AppendJSON implements Body.
+func (b *Discarded) AppendJSON(dst []byte) []byte { return appendObject(dst, b) }
 
 // Leased is the body of serials.leased: the block of credential ids that starts
 // with First, which is also the lease's number. The digest of the seed commits

@@ -266,7 +266,7 @@ func (v *verification) devices(ctx context.Context, begin int64) error {
 	if err := each(ctx, v, fetch, func(r *DeviceRow, before int64) (bool, error) { return v.device(ctx, r, before) }); err != nil {
 		return err
 	}
-	id, leaf, found := missingOf(&v.register.devices, begin, func(d *deviceState) (int64, bool) { return d.leaf, d.seen })
+	id, leaf, found := missingOf(&v.register.devices, begin, func(d *deviceState) (int64, bool) { return d.leaf, d.seen || d.gone })
 	if found {
 		return missingRow(fmt.Sprintf("device %016x", id), leaf)
 	}
@@ -280,7 +280,7 @@ func (v *verification) device(ctx context.Context, row *DeviceRow, before int64)
 	}
 	what := fmt.Sprintf("device %016x", row.ID)
 	d := r.devices.get(row.ID)
-	if d == nil {
+	if d == nil || d.gone && d.touched < before {
 		return false, surplusRow(what)
 	}
 	if !d.seen {

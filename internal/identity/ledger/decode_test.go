@@ -15,7 +15,7 @@ import (
 
 var kinds = []Kind{
 	AuthorityCreated, AuthorityImported, AuthorityRetired, AuthorityRevoked, ProfileImported,
-	ProductAdded, ProductChanged, LabelSet, DeviceRegistered, DeviceChanged, SecretRenewed,
+	ProductAdded, ProductChanged, LabelSet, DeviceRegistered, DeviceChanged, SecretRenewed, DeviceDiscarded,
 	SerialsLeased, SerialsClosed, CertificateIssued, CertificateUsed, CertificateRevoked,
 	CertificateHeld, CertificateFreed, CRLSigned, TokenCreated, TokenRevoked, OperatorChanged,
 	ApprovalRequested, ApprovalDecided, ApprovalExecuted, NodeStarted, ClockAccepted, BackupMade,
@@ -87,6 +87,9 @@ func drawBody(t *rapid.T, k Kind) Body {
 		if rapid.Bool().Draw(t, "spent") {
 			b.SecretSpent = drawTime(t, "spent at")
 		}
+		return b
+	case *Discarded:
+		*b = Discarded{Device: id("device")}
 		return b
 	case *Leased:
 		*b = Leased{Fence: num("fence"), Node: drawString(t, "node"), First: num("first"), Count: num("count"), Seed: drawDigest(t, "seed")}
@@ -176,6 +179,7 @@ func exampleBodies() []Entry {
 		{Kind: CRLSigned, Body: &SignedCRL{Authority: 1, Shard: 2, Number: 1<<32 + 7, ThisUpdate: day(4), NextUpdate: day(5), Entries: 6, DER: d(4)}},
 		{Kind: DeviceRegistered, Body: &Registered{Device: 1, DeviceSerial: "A", Product: 2, Version: 3, State: 1, Site: 4, Owner: 5, Region: "eu", Labels: d(5), Secret: d(6)}},
 		{Kind: DeviceChanged, Body: &Changed{Device: 1, Version: 2, State: 3, Site: 4, Owner: 5, Region: "us", Labels: d(7), Secret: d(8), SecretSpent: day(6), SecretSPKI: d(9)}},
+		{Kind: DeviceDiscarded, Body: &Discarded{Device: 9}},
 		{Kind: SerialsLeased, Body: &Leased{Fence: 2, Node: "n", First: 3, Count: 4, Seed: d(10)}},
 		{Kind: SerialsClosed, Body: &Closed{First: 1, Count: 90, Node: "n", Abandoned: [][2]int64{{2, 4}, {10, 10}}}},
 	}
@@ -294,7 +298,7 @@ func TestEachYieldsOnlyTheClassesAskedFor(t *testing.T) {
 	}
 	want := []string{
 		"42 certificate.revoked *ledger.Revoked", "43 certificate.released *ledger.Released", "44 crl.signed *ledger.SignedCRL",
-		"49 certificate.revoked ledger.Raw", "51  <nil>",
+		"50 certificate.revoked ledger.Raw", "52  <nil>",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -13,6 +13,7 @@ const (
 	DeviceRegistered   Kind = "device.registered"
 	DeviceChanged      Kind = "device.changed"
 	SecretRenewed      Kind = "device.secret-renewed"
+	DeviceDiscarded    Kind = "device.discarded" // a staged registration was given up
 	SerialsLeased      Kind = "serials.leased"
 	SerialsClosed      Kind = "serials.closed"
 	CertificateIssued  Kind = "certificate.issued"
@@ -47,7 +48,7 @@ func ClassOf(k Kind) Class {
 		return ClassControl
 	case AuthorityRevoked:
 		return ClassControl | ClassStatus
-	case DeviceRegistered, DeviceChanged, SecretRenewed:
+	case DeviceRegistered, DeviceChanged, SecretRenewed, DeviceDiscarded:
 		return ClassDevice
 	case TokenCreated, TokenRevoked, OperatorChanged, ApprovalRequested, ApprovalDecided, ApprovalExecuted:
 		return ClassAccess

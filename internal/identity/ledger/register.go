@@ -49,7 +49,6 @@ type credentialState struct {
 	digest        uint64
 	confirmedAt   int64 // unix seconds, 0: not yet
 	state         uint8
-	superseded    bool
 	seen          bool
 }
 
@@ -66,7 +65,7 @@ type deviceState struct {
 	slot          int16
 	slots         int16
 	state         uint8
-	seen          bool
+	seen, gone    bool
 }
 
 type slotKey struct {
@@ -251,6 +250,8 @@ func (r *register) fold(p *Parsed) error {
 		return r.enlist(at, p.At, b)
 	case *Changed:
 		return r.change(at, b)
+	case *Discarded:
+		return r.discard(at, b)
 	}
 	return nil
 }
@@ -359,7 +360,7 @@ func (r *register) supersede(at int64, b *Issued) error {
 	}
 	old.touched = at
 	if old.state == stateIssued || old.state == stateConfirmed {
-		old.state, old.superseded = stateSuperseded, true
+		old.state = stateSuperseded
 	}
 	return nil
 }
@@ -475,7 +476,7 @@ func (r *register) release(at int64, b *Released) error {
 		return err
 	}
 	switch {
-	case c.superseded:
+	case b.Device != 0 && !r.isCurrent(b.Device, b.Credential):
 		c.state = stateSuperseded
 	case c.confirmedAt != 0:
 		c.state = stateConfirmed
@@ -483,6 +484,23 @@ func (r *register) release(at int64, b *Released) error {
 		c.state = stateIssued
 	}
 	return r.raise(at, b.Device)
+}
+
+// isCurrent reports whether a credential is in one of its device's slots.
+func (r *register) isCurrent(device, credential int64) bool {
+	d := r.devices.get(device)
+	if d == nil {
+		return false
+	}
+	if d.slots > 0 && d.credential == credential {
+		return true
+	}
+	for slot := range r.slotNames {
+		if r.moreSlots[slotKey{device, int16(slot)}] == credential {
+			return true
+		}
+	}
+	return false
 }
 
 // raise is what revoking and releasing do to a device.
@@ -512,14 +530,33 @@ func (r *register) enlist(at int64, when time.Time, b *Registered) error {
 	if !r.mine(b.Device, 0) {
 		return nil
 	}
-	if d := r.devices.get(b.Device); d != nil {
+	d := r.devices.get(b.Device)
+	if d == nil {
+		d = r.devices.add(b.Device)
+	} else if !d.gone {
 		return broken("device %016x was registered before, by entry %d", b.Device, d.leaf)
 	}
 	row := b.row(when)
-	*r.devices.add(b.Device) = deviceState{
+	*d = deviceState{
 		leaf: at, touched: at, changed: at, version: b.Version, state: b.State, site: b.Site, owner: b.Owner,
 		fixed: r.fixedDigest(&row), rest: r.restDigest(b.Region, &b.Labels, &b.Secret), spentSPKI: maphash.Bytes(r.seed, make([]byte, 32)),
 	}
+	return nil
+}
+
+// discard takes back a registration that never became visible.
+func (r *register) discard(at int64, b *Discarded) error {
+	if !r.mine(b.Device, 0) {
+		return nil
+	}
+	d := r.devices.get(b.Device)
+	if d == nil || d.gone {
+		return broken("device %016x is not registered", b.Device)
+	}
+	if d.slots > 0 {
+		return broken("device %016x has certificates", b.Device)
+	}
+	d.gone, d.touched = true, at
 	return nil
 }
 

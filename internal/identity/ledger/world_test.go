@@ -130,6 +130,27 @@ func (w *world) addDevices() {
 	w.record(entries...)
 }
 
+// discard gives a device up that has no certificate, and now and then registers
+// its serial again.
+func (w *world) discard() {
+	d, ok := pick(w, w.devices, w.deviceIDs)
+	if !ok || len(d.Current) > 0 || w.r.IntN(5) > 0 {
+		return
+	}
+	delete(w.devices, d.ID)
+	w.deviceIDs = slices.DeleteFunc(w.deviceIDs, func(id int64) bool { return id == d.ID })
+	w.record(w.entry(DeviceDiscarded, &Discarded{Device: d.ID}))
+	if w.r.IntN(2) == 0 {
+		d.Version, d.State, d.Secret, d.SecretSpent, d.SecretSPKI, d.RegisteredAt = 1, 1, w.digest(), time.Time{}, [32]byte{}, w.now
+		w.devices[d.ID] = d
+		w.deviceIDs = append(w.deviceIDs, d.ID)
+		w.record(w.entry(DeviceRegistered, &Registered{
+			Device: d.ID, DeviceSerial: d.DeviceSerial, Product: d.Product, Version: d.Version, State: d.State, Site: d.Site, Owner: d.Owner,
+			Region: d.Region, Labels: LabelsDigest(d.Labels), Secret: d.Secret,
+		}))
+	}
+}
+
 func (w *world) issue() {
 	if l := w.serials[w.open]; w.open == 0 || w.used[w.open] >= int64(l.Count) {
 		w.leaseSerials()
@@ -232,7 +253,7 @@ func (w *world) confirm() {
 
 func (w *world) revoke() {
 	c, ok := pick(w, w.credentials, w.credentialIDs)
-	if !ok || c.State == stateRevoked || c.State == stateSuperseded {
+	if !ok || c.State == stateRevoked {
 		return
 	}
 	kind, reason := CertificateRevoked, 1
@@ -275,6 +296,9 @@ func (w *world) release() {
 	if !c.ConfirmedAt.IsZero() {
 		c.State = stateConfirmed
 	}
+	if current := slices.Collect(maps.Values(w.devices[c.Device].Current)); c.Device != 0 && !slices.Contains(current, c.ID) {
+		c.State = stateSuperseded
+	}
 	w.credentials[c.ID] = c
 	w.unlist(c.ID)
 	w.raise(c.Device)
@@ -299,7 +323,7 @@ func (w *world) signCRL() {
 func (w *world) work(n int) {
 	w.t.Helper()
 	acts := []func(){
-		w.addDevices, w.issue, w.issue, w.issue, w.issue, w.change, w.confirm, w.confirm, w.revoke, w.release, w.release, w.release, w.signCRL,
+		w.addDevices, w.issue, w.issue, w.issue, w.issue, w.change, w.discard, w.confirm, w.confirm, w.revoke, w.release, w.release, w.release, w.signCRL,
 		func() { w.record(w.entry(TokenCreated, JSON(map[string]int{"id": w.r.IntN(9)}))) },
 	}
 	for range n {
