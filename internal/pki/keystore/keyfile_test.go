@@ -202,6 +202,7 @@ func run(t *testing.T, name string, args ...string) string {
 func TestOpenSSLOpensOurFiles(t *testing.T) {
 	openssl := needs.OpenSSL(t)
 	s := openTest(t)
+	s.iterations = DefaultIterations
 	for _, kind := range []profile.KeyType{profile.P256, profile.P384, profile.Ed25519, profile.RSA2048} {
 		uri := "file:" + string(kind)
 		k := create(t, s, uri, kind)

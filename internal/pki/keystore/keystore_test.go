@@ -37,6 +37,7 @@ func openTest(t testing.TB) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.iterations = 10
 	return s
 }
 

@@ -20,10 +20,10 @@ func TestSecretNeverShows(t *testing.T) {
 	}{P: Secret(text), M: map[string]Secret{"k": Secret(text)}}
 	holder.Q = &holder.P
 	var shown []string
-	for _, verb := range strings.Fields("%v %+v %#v %s %q %x %X %d %o %b %c %U %t %p") {
+	for verb := range strings.FieldsSeq("%v %+v %#v %s %q %x %X %d %o %b %c %U %t %p") {
 		shown = append(shown, fmt.Sprintf(verb, holder.P), fmt.Sprintf(verb, []Secret{holder.P}))
 	}
-	for _, verb := range strings.Fields("%v %+v %#v %s %d %x") {
+	for verb := range strings.FieldsSeq("%v %+v %#v %s %d %x") {
 		shown = append(shown, fmt.Sprintf(verb, holder.M), fmt.Sprintf(verb, struct{ S Secret }{holder.P}))
 	}
 	shown = append(shown, fmt.Sprint(holder.P), fmt.Sprintln(holder.P), holder.P.String(), holder.P.GoString())

@@ -2,6 +2,7 @@ package request
 
 import (
 	"bytes"
+	"slices"
 	"unicode/utf8"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -134,10 +135,8 @@ func (c *nameCheck) attribute(element cryptobyte.String) (detail string, ok bool
 	}
 	r := ruleOf(oid)
 	if r.single {
-		for _, s := range c.seen[:c.attributes] {
-			if s == r.name {
-				return r.name + " is there twice", false
-			}
+		if slices.Contains(c.seen[:c.attributes], r.name) {
+			return r.name + " is there twice", false
 		}
 		c.seen[c.attributes] = r.name
 	}
