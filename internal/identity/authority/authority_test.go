@@ -259,7 +259,7 @@ func TestSnapshotFollowsControlClassesOnly(t *testing.T) {
 	w := newWorld(t)
 	w.hierarchy(t)
 	before := w.store.controlReads
-	noError(t, w.Follow(t.Context(), ledger.Batch{Classes: ledger.ClassIssuance|ledger.ClassDevice|ledger.ClassStatus}))
+	noError(t, w.Follow(t.Context(), ledger.Batch{Classes: ledger.ClassIssuance | ledger.ClassDevice | ledger.ClassStatus}))
 	if w.store.controlReads != before {
 		t.Fatal("an issuance made the control plane be read")
 	}
