@@ -15,4 +15,5 @@ var (
 	_ status.Store    = (*Store)(nil)
 	_ access.Store    = (*Store)(nil)
 	_ ledger.Store    = (*Store)(nil)
+	_ ledger.Rows     = (*Store)(nil)
 )

@@ -2,7 +2,6 @@ package enroll
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"time"
@@ -36,7 +35,7 @@ type wanted struct {
 // checkApproval lets the request pass when an operator approved this very act;
 // otherwise it puts the act down as waiting and returns *Waiting.
 func (e *Enroller) checkApproval(ctx context.Context, d *decision, csr *request.Request) error {
-	params, err := json.Marshal(wanted{
+	params, err := access.Canonical(wanted{
 		Device: d.requester.device.ID.String(), DeviceSerial: d.requester.device.DeviceSerial,
 		Profile: d.road.Profile.Name, Purpose: d.purpose,
 		SPKI: hex.EncodeToString(csr.SPKIDigest[:]), Idempotency: hex.EncodeToString(d.idempotency[:]),
@@ -44,7 +43,7 @@ func (e *Enroller) checkApproval(ctx context.Context, d *decision, csr *request.
 	if err != nil {
 		return err
 	}
-	digest := sha256.Sum256(append([]byte(ApprovalKind+"\x00"), params...))
+	digest := access.ActDigest(ApprovalKind, params)
 	a, err := e.approvals.ApprovalByDigest(ctx, digest)
 	switch {
 	case fault.Has(err, fault.ApprovalUnknown):

@@ -75,6 +75,9 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (e *endpoint) answer(w *recorder, r *http.Request) (caller string, err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p) // a stream that cannot be finished: cutting the connection says so
+			}
 			err = fault.Wrap(fault.Unexpected, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 			e.server.cfg.Metrics.panics.Inc()
 		}

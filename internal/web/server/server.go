@@ -171,6 +171,10 @@ func (p *statusProbe) Header() http.Header         { return p.header }
 func (p *statusProbe) WriteHeader(status int)      { p.status = status }
 func (p *statusProbe) Write(b []byte) (int, error) { return len(b), nil }
 
+// ServeHTTP answers one request by the table, for commands that run without a
+// listener.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.serve(w, r) }
+
 // Serve accepts connections until Shutdown. It returns nil after Shutdown.
 func (s *Server) Serve(l net.Listener) error {
 	if n := s.cfg.Limits.Connections; n > 0 {

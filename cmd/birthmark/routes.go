@@ -1,0 +1,79 @@
+package main
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/protocol/est"
+	"github.com/birthmark/birthmark/internal/protocol/ocsp"
+	"github.com/birthmark/birthmark/internal/web/server"
+)
+
+// deviceRoutes is the whole of what devices can reach.
+func (s *service) deviceRoutes() []server.Route {
+	h := est.New(s.node.enroller)
+	operations := []struct {
+		method, name string
+		action       access.Action
+		handler      server.Handler
+	}{
+		{"GET", "cacerts", access.Public, h.CACerts},
+		{"GET", "csrattrs", access.Enroll, h.CSRAttrs},
+		{"POST", "simpleenroll", access.Enroll, h.SimpleEnroll},
+		{"POST", "simplereenroll", access.Enroll, h.SimpleReenroll},
+	}
+	var routes []server.Route
+	for _, o := range operations {
+		for _, path := range []string{est.Prefix + o.name, est.Prefix + "{label}/" + o.name} {
+			r := server.Route{Method: o.method, Path: path, Action: o.action, Handler: o.handler, Fault: est.WriteFault}
+			if o.method == http.MethodPost {
+				r.MaxBody = est.MaxBody
+			}
+			routes = append(routes, r)
+		}
+	}
+	return routes
+}
+
+// statusRoutes is what anyone can reach.
+func (s *service) statusRoutes() []server.Route {
+	h := ocsp.New(s.node.status, s.node.authority, time.Now)
+	return []server.Route{
+		{Method: "GET", Path: ocsp.Prefix, Raw: true, Action: access.Public, Handler: h.Get, Fault: ocsp.WriteFault, Quiet: true},
+		{Method: "POST", Path: "/ocsp/{issuer}", Action: access.Public, MaxBody: ocsp.MaxBody, Handler: h.Post, Fault: ocsp.WriteFault, Quiet: true},
+		{Method: "POST", Path: "/ocsp", Action: access.Public, MaxBody: ocsp.MaxBody, Handler: h.Post, Fault: ocsp.WriteFault, Quiet: true},
+		{Method: "POST", Path: "/{$}", Action: access.Public, MaxBody: ocsp.MaxBody, Handler: h.Post, Fault: ocsp.WriteFault, Quiet: true},
+		{Method: "GET", Path: "/crl/{issuer}/{shard}", Action: access.Public, Handler: h.CRL, Quiet: true},
+		{Method: "GET", Path: "/crl/{file}", Action: access.Public, Handler: h.WholeCRL, Quiet: true},
+		{Method: "GET", Path: "/ca/{file}", Action: access.Public, Handler: h.Authority, Quiet: true},
+		{Method: "GET", Path: "/healthz", Action: access.Public, Handler: s.healthz, Quiet: true},
+		{Method: "GET", Path: "/readyz", Action: access.Public, Handler: s.readyz, Quiet: true},
+		{Method: "GET", Path: "/ledger/checkpoint", Action: access.Public, Handler: s.checkpoint, Quiet: true},
+		{Method: "GET", Path: "/ledger/tile/{path...}", Action: access.Public, Handler: s.tile, Quiet: true},
+	}
+}
+
+// healthz answers as long as the process runs.
+func (s *service) healthz(w http.ResponseWriter, _ *http.Request, _ []byte) error {
+	return plain(w, "ok\n")
+}
+
+// readyz answers 200 when requests are served and the record can be read.
+func (s *service) readyz(w http.ResponseWriter, r *http.Request, _ []byte) error {
+	if !s.ready.Load() {
+		return fault.New(fault.ShuttingDown)
+	}
+	if _, err := s.node.store.LedgerSize(r.Context()); err != nil {
+		return err
+	}
+	return plain(w, "ready\n")
+}
+
+func plain(w http.ResponseWriter, text string) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write([]byte(text)) // the peer is gone
+	return nil
+}
