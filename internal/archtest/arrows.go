@@ -204,18 +204,18 @@ func (b ban) names(imported string) bool {
 	})
 }
 
-// bans finds imports that are forbidden by name. Tests are free.
+// bans finds imports that are forbidden by name. Tests and their packages are
+// free.
 func bans(t *Tree, allowed []Exception) []Finding {
 	var findings []Finding
 	for file := range t.files {
-		if file.test || file.dir == "internal/needs" {
+		if file.test || onlyForTests(file.dir) || file.dir == "internal/needs" {
 			continue
 		}
 		for _, one := range file.imports {
 			for _, b := range importBans {
 				if !withinAny(file.dir, b.within) || withinAny(file.dir, b.except) ||
-					!b.names(one.path) || permitted(allowed, file.dir, one.path) ||
-					onlyForTests(file.dir) && slices.Contains(b.packages, "testing") {
+					!b.names(one.path) || permitted(allowed, file.dir, one.path) {
 					continue
 				}
 				findings = append(findings, Finding{file.path, one.line, fmt.Sprintf("%s imports %s: %s", file.dir, one.path, b.reason)})

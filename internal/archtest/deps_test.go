@@ -20,7 +20,7 @@ const depsHeader = `# The packages from outside of this module and the standard 
 `
 
 // neverLinked are packages of the standard library that no binary carries.
-var neverLinked = []string{"testing", "net/http/pprof", "expvar", "plugin", "net/rpc"}
+var neverLinked = []string{"testing", "net/http/pprof", "plugin", "net/rpc"}
 
 // TestBinariesLinkWhatIsOnRecord compares what each command links with its
 // deps.txt, so that a new dependency is seen in review.
