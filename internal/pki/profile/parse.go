@@ -14,18 +14,16 @@ import (
 )
 
 // maxText bounds a profile's text; the presets have about one kilobyte.
-const maxText = 64 << 10
+const maxText = 16 << 10
+
+var errNotYAML = errors.New("the text is not YAML")
 
 // Parse reads a profile and checks it. What it refuses is fault.ProfileInvalid
 // with line and column.
 func Parse(text []byte) (*Profile, error) {
-	file, err := read(text)
+	c, file, err := decode(text)
 	if err != nil {
-		return nil, err
-	}
-	var c Config
-	if err := yaml.UnmarshalWithOptions(text, &c, yaml.Strict()); err != nil {
-		return nil, fault.New(fault.ProfileInvalid, position(err))
+		return nil, fault.New(fault.ProfileInvalid, err)
 	}
 	p, err := c.check()
 	if err != nil {
@@ -36,27 +34,46 @@ func Parse(text []byte) (*Profile, error) {
 	return p, nil
 }
 
+// decode turns text into a Config. The YAML library was seen to panic on a tag
+// before a scalar, which read refuses; what is still in there must not end the
+// process.
+func decode(text []byte) (c *Config, file *ast.File, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errNotYAML
+		}
+	}()
+	if file, err = read(text); err != nil {
+		return nil, nil, err
+	}
+	c = new(Config)
+	if err := yaml.UnmarshalWithOptions(text, c, yaml.Strict()); err != nil {
+		return nil, nil, position(err)
+	}
+	return c, file, nil
+}
+
 // read parses the text and refuses what would make it ambiguous or expensive to
-// decode: more than one document, anchors and aliases, deep nesting.
+// decode: more than one document, anchors, aliases and tags, deep nesting.
 func read(text []byte) (*ast.File, error) {
 	if len(text) > maxText {
-		return nil, fault.New(fault.ProfileInvalid, "the text has more than", maxText, "octets")
+		return nil, fmt.Errorf("the text has more than %d octets", maxText)
 	}
-	if depth := flowDepth(text); depth > 16 {
-		return nil, fault.New(fault.ProfileInvalid, "the text is nested too deeply")
+	if flowDepth(text) > 16 || blockDepth(text) > 16 {
+		return nil, errors.New("the text is nested too deeply")
 	}
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
-		return nil, fault.New(fault.ProfileInvalid, position(err))
+		return nil, position(err)
 	}
 	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
-		return nil, fault.New(fault.ProfileInvalid, "the text must be one YAML document")
+		return nil, errors.New("the text must be one YAML document")
 	}
 	var a aliases
 	ast.Walk(&a, file.Docs[0].Body)
 	if a.found != nil {
 		at := a.found.GetToken().Position
-		return nil, fault.New(fault.ProfileInvalid, fmt.Sprintf("line %d, column %d: anchors, aliases and merges are not allowed", at.Line, at.Column))
+		return nil, fmt.Errorf("line %d, column %d: anchors, aliases, merges and tags are not allowed", at.Line, at.Column)
 	}
 	return file, nil
 }
@@ -77,12 +94,30 @@ func flowDepth(text []byte) int {
 	return most
 }
 
+// blockDepth returns how many list items or keys are opened at the start of one
+// line at most; the parser needs seconds for thousands of them.
+func blockDepth(text []byte) int {
+	most := 0
+	for line := range bytes.Lines(text) {
+		depth := 0
+		for i := 0; i+1 < len(line); i++ {
+			if (line[i] == '-' || line[i] == '?') && (line[i+1] == ' ' || line[i+1] == '\t') {
+				depth++
+			} else if line[i] != ' ' && line[i] != '\t' {
+				break
+			}
+		}
+		most = max(most, depth)
+	}
+	return most
+}
+
 type aliases struct{ found ast.Node }
 
 // Visit notes the first node that refers to another.
 func (a *aliases) Visit(n ast.Node) ast.Visitor {
 	switch n.(type) {
-	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode:
+	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode, *ast.TagNode:
 		if a.found == nil {
 			a.found = n
 		}
@@ -91,14 +126,14 @@ func (a *aliases) Visit(n ast.Node) ast.Visitor {
 	return a
 }
 
-// position renders an error of the YAML library with line and column, in one
-// line.
-func position(err error) string {
+// position turns an error of the YAML library into one line with line and
+// column.
+func position(err error) error {
 	if e, ok := errors.AsType[yaml.Error](err); ok && e.GetToken() != nil {
 		at := e.GetToken().Position
-		return fmt.Sprintf("line %d, column %d: %s", at.Line, at.Column, e.GetMessage())
+		return fmt.Errorf("line %d, column %d: %s", at.Line, at.Column, e.GetMessage())
 	}
-	return "the text is not YAML"
+	return errNotYAML
 }
 
 // problem is a refusal of check: the YAML path of the field and what is wrong.

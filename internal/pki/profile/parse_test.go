@@ -142,7 +142,9 @@ func TestRefusedProfiles(t *testing.T) {
 		{"", "---\nname: two\n", "", "one YAML document"},
 		{"purpose: test", "purpose: &a test", "3:", "anchors"},
 		{"keys: [p256]", "keys: &k [p256]\ntrusts: *k", "", "anchors"},
+		{"keys: [p256]", "keys: !x p256", "", "tags"},
 		{"keys: [p256]", "keys: " + strings.Repeat("[", 20) + strings.Repeat("]", 20), "", "nested"},
+		{"keys: [p256]", "keys:\n  " + strings.Repeat("- ", 17) + "a", "", "nested"},
 		{"keys: [p256]", "keys: [p256", "", ""},
 		{"name: base", "name: \"" + strings.Repeat("a", maxText), "", "octets"},
 	}
@@ -266,6 +268,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte("keys: !x y"))
 	f.Add([]byte("- ? |\n  :"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p, err := Parse(text)
