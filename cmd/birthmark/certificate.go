@@ -305,4 +305,3 @@ func (c *certificateLintCmd) profile(io *streams) (*profile.Profile, error) {
 	}
 	return profile.Parse(text)
 }
-

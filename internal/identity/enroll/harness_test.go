@@ -158,7 +158,6 @@ func parsed(t *testing.T, r *enroll.Response) *x509.Certificate {
 	return c
 }
 
-
 func label(name, profileName string) authority.Label {
 	return authority.Label{Name: name, Profile: profileName}
 }

@@ -44,7 +44,7 @@ func (a *API) approvals() {
 	add(a, op{method: http.MethodPost, path: "/approvals/{id}/decision", action: access.ApprovalDecide, summary: "Approve or refuse an act of another operator"}, a.decideApproval)
 }
 
-func (a *API) listApprovals(ctx context.Context, _ *access.Caller, in *page) (*list[Approval], error) {
+func (a *API) listApprovals(ctx context.Context, _ *access.Caller, in *Page) (*list[Approval], error) {
 	rows, next, err := a.cfg.Access.Approvals(ctx, access.Waiting, in.After, in.Limit)
 	if err != nil {
 		return nil, err
@@ -56,11 +56,12 @@ func (a *API) listApprovals(ctx context.Context, _ *access.Caller, in *page) (*l
 	return newList(items, next), nil
 }
 
-type idPath struct {
+// IDPath names an object by its number in a path.
+type IDPath struct {
 	ID int64 `path:"id" minimum:"1"`
 }
 
-func (a *API) showApproval(ctx context.Context, _ *access.Caller, in *idPath) (*one[Approval], error) {
+func (a *API) showApproval(ctx context.Context, _ *access.Caller, in *IDPath) (*one[Approval], error) {
 	row, err := a.cfg.Access.Approval(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func (a *API) showApproval(ctx context.Context, _ *access.Caller, in *idPath) (*
 }
 
 func (a *API) decideApproval(ctx context.Context, c *access.Caller, in *struct {
-	idPath
+	IDPath
 	Body struct {
 		Approve bool   `json:"approve"`
 		Reason  string `json:"reason,omitempty" maxLength:"500"`
@@ -168,7 +169,7 @@ func (a *API) createToken(ctx context.Context, c *access.Caller, in *struct {
 	return &one[Token]{out}, nil
 }
 
-func (a *API) revokeToken(ctx context.Context, c *access.Caller, in *idPath) (*nothing, error) {
+func (a *API) revokeToken(ctx context.Context, c *access.Caller, in *IDPath) (*nothing, error) {
 	return nil, a.cfg.Access.RevokeToken(ctx, *c, in.ID)
 }
 

@@ -66,11 +66,12 @@ func (a *API) listAuthorities(ctx context.Context, _ *access.Caller, _ *nothing)
 	return newList(items, ""), nil
 }
 
-type namePath struct {
+// NamePath names an object in a path.
+type NamePath struct {
 	Name string `path:"name" maxLength:"64"`
 }
 
-func (a *API) showAuthority(ctx context.Context, _ *access.Caller, in *namePath) (*one[Authority], error) {
+func (a *API) showAuthority(ctx context.Context, _ *access.Caller, in *NamePath) (*one[Authority], error) {
 	return a.answerAuthority(ctx, in.Name)
 }
 
@@ -86,27 +87,27 @@ func (a *API) answerAuthority(ctx context.Context, name string) (*one[Authority]
 	return &one[Authority]{showAuthority(plane, m)}, nil
 }
 
-func (a *API) retireAuthority(ctx context.Context, c *access.Caller, in *namePath) (*one[Authority], error) {
+func (a *API) retireAuthority(ctx context.Context, c *access.Caller, in *NamePath) (*one[Authority], error) {
 	if err := a.cfg.Authority.Retire(ctx, c.Name, in.Name); err != nil {
 		return nil, err
 	}
 	return a.answerAuthority(ctx, in.Name)
 }
 
-// rootAct is what every act of a root needs.
-type rootAct struct {
+// RootAct is what every act of a root needs.
+type RootAct struct {
 	Root           string `json:"root" default:"root" doc:"Name of the root"`
 	RootPassphrase string `json:"root_passphrase" minLength:"1" doc:"Passphrase of the root's key; used for this act and dropped"`
 }
 
 // session opens the root for one act.
-func (a *API) session(ctx context.Context, r rootAct) (*authority.RootSession, error) {
+func (a *API) session(ctx context.Context, r RootAct) (*authority.RootSession, error) {
 	return a.cfg.Authority.OpenRoot(ctx, r.Root, keystore.Secret(r.RootPassphrase))
 }
 
 func (a *API) createAuthority(ctx context.Context, c *access.Caller, in *struct {
 	Body struct {
-		rootAct
+		RootAct
 		Name       string `json:"name" minLength:"1" maxLength:"40"`
 		CommonName string `json:"common_name,omitempty" maxLength:"64"`
 		KeyType    string `json:"key_type,omitempty"`
@@ -116,7 +117,7 @@ func (a *API) createAuthority(ctx context.Context, c *access.Caller, in *struct 
 },
 ) (*one[Authority], error) {
 	b := &in.Body
-	session, err := a.session(ctx, b.rootAct)
+	session, err := a.session(ctx, b.RootAct)
 	if err != nil {
 		return nil, err
 	}
@@ -144,13 +145,13 @@ func (a *API) createAuthority(ctx context.Context, c *access.Caller, in *struct 
 type rootActOn struct {
 	Name string `path:"name" maxLength:"64"`
 	Body struct {
-		rootAct
+		RootAct
 		Reason string `json:"reason,omitempty" default:"cACompromise"`
 	}
 }
 
 func (a *API) revokeAuthority(ctx context.Context, c *access.Caller, in *rootActOn) (*one[Authority], error) {
-	session, err := a.session(ctx, in.Body.rootAct)
+	session, err := a.session(ctx, in.Body.RootAct)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +164,7 @@ func (a *API) revokeAuthority(ctx context.Context, c *access.Caller, in *rootAct
 
 func (a *API) signRootCRL(ctx context.Context, c *access.Caller, in *rootActOn) (*one[Authority], error) {
 	in.Body.Root = in.Name
-	session, err := a.session(ctx, in.Body.rootAct)
+	session, err := a.session(ctx, in.Body.RootAct)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func (a *API) certificates() {
 }
 
 type certificateFilter struct {
-	page
+	Page
 	Device    string `query:"device" doc:"Device id or serial"`
 	Authority string `query:"authority"`
 	Product   string `query:"product"`
@@ -140,12 +140,13 @@ func showCertificate(plane *authority.Snapshot, c *device.Credential) Certificat
 	return out
 }
 
-type serialPath struct {
+// SerialPath names a certificate in a path.
+type SerialPath struct {
 	Serial string `path:"serial" minLength:"1" maxLength:"60" doc:"Certificate serial, hexadecimal, with or without colons"`
 }
 
 // parse reads a serial as tools print it.
-func (p *serialPath) parse() ([]byte, error) {
+func (p *SerialPath) parse() ([]byte, error) {
 	text := strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(p.Serial), "0x"))
 	if len(text)%2 == 1 {
 		text = "0" + text
@@ -160,7 +161,7 @@ func (p *serialPath) parse() ([]byte, error) {
 	return raw, nil
 }
 
-func (a *API) showCertificate(ctx context.Context, c *access.Caller, in *serialPath) (*one[Certificate], error) {
+func (a *API) showCertificate(ctx context.Context, c *access.Caller, in *SerialPath) (*one[Certificate], error) {
 	raw, err := in.parse()
 	if err != nil {
 		return nil, err
@@ -179,7 +180,7 @@ func (a *API) showCertificate(ctx context.Context, c *access.Caller, in *serialP
 }
 
 func (a *API) revokeCertificate(ctx context.Context, c *access.Caller, in *struct {
-	serialPath
+	SerialPath
 	Body struct {
 		Reason string `json:"reason" doc:"RFC 5280 reason, for example keyCompromise"`
 	}
@@ -192,10 +193,10 @@ func (a *API) revokeCertificate(ctx context.Context, c *access.Caller, in *struc
 	if err := a.cfg.Status.Revoke(ctx, c, raw, in.Body.Reason); err != nil {
 		return nil, err
 	}
-	return a.showCertificate(ctx, c, &in.serialPath)
+	return a.showCertificate(ctx, c, &in.SerialPath)
 }
 
-func (a *API) holdCertificate(ctx context.Context, c *access.Caller, in *serialPath) (*one[Certificate], error) {
+func (a *API) holdCertificate(ctx context.Context, c *access.Caller, in *SerialPath) (*one[Certificate], error) {
 	raw, err := in.parse()
 	if err != nil {
 		return nil, err
@@ -206,7 +207,7 @@ func (a *API) holdCertificate(ctx context.Context, c *access.Caller, in *serialP
 	return a.showCertificate(ctx, c, in)
 }
 
-func (a *API) releaseCertificate(ctx context.Context, c *access.Caller, in *serialPath) (*one[Certificate], error) {
+func (a *API) releaseCertificate(ctx context.Context, c *access.Caller, in *SerialPath) (*one[Certificate], error) {
 	raw, err := in.parse()
 	if err != nil {
 		return nil, err

@@ -50,7 +50,7 @@ func (a *API) devices() {
 }
 
 type deviceFilter struct {
-	page
+	Page
 	Product string `query:"product" doc:"Product name"`
 	State   string `query:"state"`
 	Serial  string `query:"serial" doc:"Exact serial"`
@@ -117,7 +117,8 @@ func (a *API) addDevices(ctx context.Context, c *access.Caller, in *struct {
 	return newList(items, ""), nil
 }
 
-type devicePath struct {
+// DevicePath names a device in a path.
+type DevicePath struct {
 	Device string `path:"device" maxLength:"64" doc:"Device id or serial"`
 }
 
@@ -142,7 +143,7 @@ func (a *API) answerDevice(ctx context.Context, c *access.Caller, d *device.Devi
 	return &one[Device]{out}, nil
 }
 
-func (a *API) showDevice(ctx context.Context, c *access.Caller, in *devicePath) (*one[Device], error) {
+func (a *API) showDevice(ctx context.Context, c *access.Caller, in *DevicePath) (*one[Device], error) {
 	d, err := a.cfg.Register.Find(ctx, c, in.Device)
 	if err != nil {
 		return nil, err
@@ -151,7 +152,7 @@ func (a *API) showDevice(ctx context.Context, c *access.Caller, in *devicePath) 
 }
 
 func (a *API) labelDevice(ctx context.Context, c *access.Caller, in *struct {
-	devicePath
+	DevicePath
 	Body struct {
 		Labels map[string]string `json:"labels" doc:"Merged into the device's; an empty value removes the key"`
 	}
@@ -168,7 +169,7 @@ func (a *API) labelDevice(ctx context.Context, c *access.Caller, in *struct {
 }
 
 func (a *API) moveDevice(ctx context.Context, c *access.Caller, in *struct {
-	devicePath
+	DevicePath
 	Body struct {
 		State string `json:"state" doc:"registered, provisioned, shipped, active, suspended, in repair, decommissioned, scrapped"`
 	}
@@ -188,7 +189,7 @@ func (a *API) moveDevice(ctx context.Context, c *access.Caller, in *struct {
 	return a.answerDevice(ctx, c, &d)
 }
 
-func (a *API) renewSecret(ctx context.Context, c *access.Caller, in *devicePath) (*one[AddedDevice], error) {
+func (a *API) renewSecret(ctx context.Context, c *access.Caller, in *DevicePath) (*one[AddedDevice], error) {
 	d, err := a.cfg.Register.Find(ctx, c, in.Device)
 	if err != nil {
 		return nil, err

@@ -60,7 +60,7 @@ func (a *API) listProfiles(ctx context.Context, _ *access.Caller, _ *nothing) (*
 	return newList(items, ""), nil
 }
 
-func (a *API) showProfile(ctx context.Context, _ *access.Caller, in *namePath) (*list[Profile], error) {
+func (a *API) showProfile(ctx context.Context, _ *access.Caller, in *NamePath) (*list[Profile], error) {
 	versions, err := a.cfg.Authority.ProfileVersions(ctx, in.Name)
 	if err != nil {
 		return nil, err

@@ -189,8 +189,8 @@ var renderFaults = sync.OnceFunc(func() {
 	}
 })
 
-// page is the paging of every list.
-type page struct {
+// Page is the paging of every list.
+type Page struct {
 	After string `query:"after" maxLength:"200" doc:"Cursor of the previous page"`
 	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Largest number of rows"`
 }
