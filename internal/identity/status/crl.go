@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -17,6 +18,10 @@ import (
 // rootCRLLife is how long a root's list is valid: it is signed in a session by a
 // person.
 const rootCRLLife = 365 * 24 * time.Hour
+
+// collectFrom is from how many entries on (some 4 MB) memory is collected before
+// a list is made.
+const collectFrom = 100_000
 
 // published caches the lists that this node serves.
 type published struct {
@@ -243,6 +248,11 @@ func (s *Service) publish(ctx context.Context, actor string, lease ledger.Lease,
 	pieces := at.encoded()
 	at.changed = false
 	at.mu.Unlock()
+	if c.Entries > collectFrom {
+		// The list before the published one is garbage by now. Without this it,
+		// the published one and the new one would all be in memory.
+		runtime.GC()
+	}
 	c.DER, err = issuing.SignCRL(iss, issuing.CRL{
 		Number: uint64(number), ThisUpdate: c.ThisUpdate, NextUpdate: c.NextUpdate, Shard: of.shard, Shards: of.count,
 	}, pieces)

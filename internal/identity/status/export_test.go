@@ -1,6 +1,10 @@
 package status
 
-import "context"
+import (
+	"context"
+
+	"github.com/birthmark/birthmark/internal/identity/ledger"
+)
 
 // Keeper is what Run keeps from step to step.
 type Keeper = keeper
@@ -20,3 +24,9 @@ func ParseRequest(der []byte) (ids int, nonce []byte, err error) {
 	}
 	return len(r.ids), r.nonce, nil
 }
+
+// ForgetAnswers empties the cache of OCSP answers.
+func (s *Service) ForgetAnswers() { s.answers.clear() }
+
+// Revoked tells the lists of one revocation, as the change feed does.
+func (s *Service) Revoked(b *ledger.Revoked) { s.lists.revoked(b) }

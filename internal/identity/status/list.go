@@ -2,6 +2,7 @@ package status
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,10 +30,10 @@ type lists struct {
 type list struct {
 	mu      sync.Mutex
 	chunks  []*chunk
-	where   map[device.CredentialID]int32 // index of the chunk
-	changed bool                          // since the newest CRL was made of it
-	newest  time.Time                     // newest revocation that was ever in it
-	early   []func(*list)                 // events that came while it was loading
+	entries int
+	changed bool          // since the newest CRL was made of it
+	newest  time.Time     // newest revocation that was ever in it
+	early   []func(*list) // events that came while it was loading
 	loading bool
 }
 
@@ -41,9 +42,33 @@ type list struct {
 const chunkEntries = 4096
 
 type chunk struct {
-	data     []byte // entries of RFC 5280, each shorter than 128 octets
-	ids      []device.CredentialID
-	notAfter []int64 // unix seconds
+	data        []byte // entries of RFC 5280, each shorter than 128 octets
+	ids         []device.CredentialID
+	notAfter    []int64 // unix seconds
+	least, most device.CredentialID
+}
+
+func newChunk() *chunk {
+	return &chunk{
+		data:     make([]byte, 0, chunkEntries*40),
+		ids:      make([]device.CredentialID, 0, chunkEntries),
+		notAfter: make([]int64, 0, chunkEntries),
+	}
+}
+
+// find returns where an entry is: which chunk, and which of its entries. What is
+// read from the store comes in order, so that few chunks have to be looked
+// through; an index by credential would need as much memory as the entries.
+func (l *list) find(id device.CredentialID) (at, n int, ok bool) {
+	for at, c := range l.chunks {
+		if id < c.least || id > c.most {
+			continue
+		}
+		if n := slices.Index(c.ids, id); n >= 0 {
+			return at, n, true
+		}
+	}
+	return 0, 0, false
 }
 
 // event runs fn on a list if this node has it, now or once it is loaded.
@@ -102,24 +127,27 @@ func (l *list) put(r *Revocation) {
 	}
 	n := len(l.chunks)
 	if n == 0 || len(l.chunks[n-1].ids) >= chunkEntries {
-		l.chunks = append(l.chunks, &chunk{data: make([]byte, 0, chunkEntries*40)})
+		l.chunks = append(l.chunks, newChunk())
 		n++
 	}
 	c := l.chunks[n-1]
+	if len(c.ids) == 0 {
+		c.least, c.most = r.Credential, r.Credential
+	}
+	c.least, c.most = min(c.least, r.Credential), max(c.most, r.Credential)
 	c.data = issuing.AppendCRLEntry(c.data, r.CertSerial, r.At, r.Reason)
 	c.ids = append(c.ids, r.Credential)
 	c.notAfter = append(c.notAfter, r.NotAfter.Unix())
-	l.where[r.Credential] = int32(n - 1)
+	l.entries++
 }
 
 // drop takes an entry out, and reports whether it was there.
 func (l *list) drop(id device.CredentialID) bool {
-	i, ok := l.where[id]
+	at, n, ok := l.find(id)
 	if !ok {
 		return false
 	}
-	delete(l.where, id)
-	l.chunks[i] = l.chunks[i].without(func(n int) bool { return l.chunks[i].ids[n] == id })
+	l.replace(at, func(i int) bool { return i == n })
 	return true
 }
 
@@ -128,27 +156,29 @@ func (l *list) drop(id device.CredentialID) bool {
 func (l *list) expire(lastThisUpdate time.Time) int {
 	limit := lastThisUpdate.Unix()
 	if lastThisUpdate.IsZero() {
-		return len(l.where)
+		return l.entries
 	}
-	for i, c := range l.chunks {
-		old := false
-		for n, notAfter := range c.notAfter {
-			if notAfter < limit {
-				delete(l.where, c.ids[n])
-				old = true
-			}
-		}
-		if old {
-			l.chunks[i] = c.without(func(n int) bool { return c.notAfter[n] < limit })
+	old := func(notAfter int64) bool { return notAfter < limit }
+	for at, c := range l.chunks {
+		if slices.ContainsFunc(c.notAfter, old) {
+			l.replace(at, func(n int) bool { return old(c.notAfter[n]) })
 		}
 	}
-	return len(l.where)
+	return l.entries
+}
+
+// replace exchanges a chunk for one that lacks some entries.
+func (l *list) replace(at int, gone func(n int) bool) {
+	before := l.chunks[at]
+	l.chunks[at] = before.without(gone)
+	l.entries -= len(before.ids) - len(l.chunks[at].ids)
 }
 
 // without returns a copy of a chunk that lacks some entries. The chunk itself is
 // never changed, only appended to: a CRL may be made of it at the same time.
 func (c *chunk) without(gone func(n int) bool) *chunk {
-	kept := &chunk{data: make([]byte, 0, len(c.data))}
+	kept := newChunk()
+	kept.least, kept.most = c.least, c.most
 	rest := c.data
 	for n := range c.ids {
 		size := 2 + int(rest[1])
@@ -183,7 +213,7 @@ func (s *Service) load(ctx context.Context, key shardKey) (*list, error) {
 	s.lists.mu.Lock()
 	at := s.lists.all[key]
 	if at == nil {
-		at = &list{loading: true, where: make(map[device.CredentialID]int32)}
+		at = &list{loading: true}
 		s.lists.all[key] = at
 	}
 	s.lists.mu.Unlock()
