@@ -181,7 +181,7 @@ func (g *liteGroup) sameKey(ctx context.Context, p *pending) (bool, error) {
 		return false, err
 	}
 	if old.Device != p.Credential.Device || old.SPKIDigest != p.Credential.SPKIDigest {
-		return false, nil
+		return false, g.keyTaken(ctx, p)
 	}
 	const move = "UPDATE spki_key SET credential = $1 WHERE id = $2 AND credential = $3"
 	n, err := g.c.exec(ctx, move, int64(p.Credential.ID), p.keyRow, int64(p.SameKeyAs))
