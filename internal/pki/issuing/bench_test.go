@@ -1,107 +1,36 @@
 package issuing
 
 import (
-	"bytes"
 	"crypto"
-	"crypto/ecdh"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
-	"errors"
-	"math/big"
+	"path/filepath"
 	"testing"
 	"time"
 
-	"filippo.io/bigmod"
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
-
+	"github.com/birthmark/birthmark/internal/pki/keystore"
 	"github.com/birthmark/birthmark/internal/pki/profile"
 )
 
-// scalarCheck checks P-256 signatures with the private scalar, as file keys do:
-// R' = ((e + r*d)/s)*G must have r as its x coordinate.
-type scalarCheck struct {
-	order *bigmod.Modulus
-	d     *bigmod.Nat
-}
-
-func newScalarCheck(t testing.TB, key softKey) *scalarCheck {
+// fileKey stores a key in a file and returns it together with its self-check,
+// as the server has it.
+func fileKey(t testing.TB, key softKey) (keystore.Key, SelfChecker) {
 	t.Helper()
-	k, ok := key.Signer.(*ecdsa.PrivateKey)
+	store, err := keystore.Open(keystore.Config{Dir: filepath.Join(t.TempDir(), "keys"), Rand: rand.Reader, Iterations: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := store.Import(t.Context(), "file:test", key.Signer, keystore.NewPassphrase(rand.Reader))
+	if err != nil {
+		t.Fatal(err)
+	}
+	check, ok := keystore.AsSelfChecker(k)
 	if !ok {
-		t.Fatal("not an ECDSA key")
+		return k, nil // under FIPS 140
 	}
-	order, err := bigmod.NewModulus(k.Params().N.Bytes())
-	if err != nil {
-		t.Fatal(err)
-	}
-	scalar, err := k.Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := bigmod.NewNat().SetBytes(scalar, order)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &scalarCheck{order, d}
-}
-
-var errCheck = errors.New("signature does not hold")
-
-func (c *scalarCheck) CheckSignature(message, signature []byte) error {
-	in := cryptobyte.String(signature)
-	var seq, rb, sb cryptobyte.String
-	if !in.ReadASN1(&seq, asn1.SEQUENCE) || !in.Empty() || !seq.ReadASN1(&rb, asn1.INTEGER) || !seq.ReadASN1(&sb, asn1.INTEGER) || !seq.Empty() {
-		return errCheck
-	}
-	digest := sha256.Sum256(message)
-	e, err := bigmod.NewNat().SetOverflowingBytes(digest[:], c.order)
-	if err != nil {
-		return err
-	}
-	r, err := scalar(rb, c.order)
-	if err != nil {
-		return err
-	}
-	s, err := scalar(sb, c.order)
-	if err != nil {
-		return err
-	}
-	// s is public, so that variable time does no harm.
-	inverted := new(big.Int).ModInverse(new(big.Int).SetBytes(s.Bytes(c.order)), elliptic.P256().Params().N)
-	inverse, err := scalar(inverted.Bytes(), c.order)
-	if err != nil {
-		return err
-	}
-	k := bigmod.NewNat().ExpandFor(c.order).Add(r, c.order)
-	k.Mul(c.d, c.order).Add(e, c.order).Mul(inverse, c.order)
-	point, err := ecdh.P256().NewPrivateKey(k.Bytes(c.order))
-	if err != nil {
-		return err
-	}
-	x, err := bigmod.NewNat().SetOverflowingBytes(point.PublicKey().Bytes()[1:33], c.order)
-	if err != nil || x.Equal(r) != 1 {
-		return errCheck
-	}
-	return nil
-}
-
-func scalar(b []byte, m *bigmod.Modulus) (*bigmod.Nat, error) {
-	b = bytes.TrimLeft(b, "\x00")
-	if len(b) > 32 {
-		return nil, errCheck
-	}
-	full := make([]byte, 32)
-	copy(full[32-len(b):], b)
-	n, err := bigmod.NewNat().SetBytes(full, m)
-	if err != nil || n.IsZero() == 1 {
-		return nil, errCheck
-	}
-	return n, nil
+	return k, check
 }
 
 func benchInput(b *testing.B) (*Issuer, *Compiled, Input) {
@@ -142,7 +71,7 @@ func BenchmarkIssueVerified(b *testing.B) {
 
 func BenchmarkIssueSelfChecked(b *testing.B) {
 	iss, c, in := benchInput(b)
-	iss.Check = newScalarCheck(b, iss.Key.(softKey))
+	iss.Key, iss.Check = fileKey(b, testKey(b, profile.P256))
 	c = compiled(b, c.profile, iss)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -188,6 +117,20 @@ func manyEntries(n int) [][]byte {
 	return append(chunks, chunk)
 }
 
+// BenchmarkIssueParallel shows what all cores together make.
+func BenchmarkIssueParallel(b *testing.B) {
+	iss, c, in := benchInput(b)
+	iss.Key, iss.Check = fileKey(b, testKey(b, profile.P256))
+	c = compiled(b, c.profile, iss)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := c.Issue(in); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
+
 func BenchmarkSignCRLMillion(b *testing.B) {
 	iss := testIssuer(b, profile.P256)
 	entries := manyEntries(1_000_000)
@@ -204,7 +147,8 @@ func BenchmarkOCSP(b *testing.B) {
 	c := compiled(b, preset(b, "ocsp-responder"), iss)
 	key := testKey(b, profile.P256)
 	der := issue(b, c, input(b, c, mustSPKI(b, key.Public())))
-	r, err := NewOCSPResponder(OCSPResponderConfig{Certificate: der, Key: key, Check: newScalarCheck(b, key)})
+	file, check := fileKey(b, key)
+	r, err := NewOCSPResponder(OCSPResponderConfig{Certificate: der, Key: file, Check: check})
 	if err != nil {
 		b.Fatal(err)
 	}

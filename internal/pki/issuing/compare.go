@@ -26,14 +26,14 @@ func (c *Compiled) compare(der []byte, l *layout, in *Input) error {
 		return mismatch("certificate")
 	}
 	element := cryptobyte.String(tbsElement)
-	var tbs, version, serial, alg, issuer, subject, spki cryptobyte.String
+	var tbs, version, certSerial, alg, issuer, subject, spki cryptobyte.String
 	if !element.ReadASN1(&tbs, asn1.SEQUENCE) {
 		return mismatch("certificate")
 	}
 	if !tbs.ReadASN1Element(&version, asn1.Tag(0).Constructed().ContextSpecific()) || !bytes.Equal(version, version3) {
 		return mismatch("version")
 	}
-	if !tbs.ReadASN1(&serial, asn1.INTEGER) || !bytes.Equal(serial, in.CertSerial) {
+	if !tbs.ReadASN1(&certSerial, asn1.INTEGER) || !bytes.Equal(certSerial, in.CertSerial) {
 		return mismatch("serial number")
 	}
 	if !tbs.ReadASN1Element(&alg, asn1.SEQUENCE) || !bytes.Equal(alg, c.authority.id) {

@@ -56,7 +56,7 @@ func TestFlippedSignaturesAreNotReleased(t *testing.T) {
 			}
 			switch {
 			case checked && at == profile.P256:
-				iss.Check = newScalarCheck(t, key)
+				_, iss.Check = fileKey(t, key)
 			case checked:
 				continue
 			case at == profile.RSA3072:

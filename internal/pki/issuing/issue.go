@@ -41,6 +41,11 @@ func (c *Compiled) Issue(in Input) ([]byte, error) {
 	if err := c.compare(der, l, &in); err != nil {
 		return nil, fault.Wrap(fault.SignatureFault, err)
 	}
+	if c.authority.limited {
+		if err := c.authority.permits(der); err != nil {
+			return nil, err
+		}
+	}
 	return der, nil
 }
 

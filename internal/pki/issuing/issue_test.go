@@ -232,6 +232,24 @@ func TestAuthoritiesThatCannotIssue(t *testing.T) {
 	}
 }
 
+func TestNameConstraintsOfTheIssuerHold(t *testing.T) {
+	root := testRoot(t, profile.P256)
+	rc := compiled(t, parse(t, constrained), root)
+	key := testKey(t, profile.P256)
+	iss := &Issuer{Name: "limited", Certificate: issue(t, rc, input(t, rc, mustSPKI(t, key.Public()))), Key: key, StatusURL: testURL}
+	c := compiled(t, preset(t, "tls-server"), iss)
+	for host, ok := range map[string]bool{
+		"a.example.com": true, "example.com": true, "10.1.1.1": true,
+		"a.example.org": false, "x.bad.example.com": false, "10.9.0.1": false, "192.0.2.1": false,
+	} {
+		in := input(t, c, sampleKey(t, profile.P256))
+		in.Values.Hosts = []string{host}
+		if _, err := c.Issue(in); (err == nil) != ok || err != nil && !fault.Has(err, fault.ProfileValue) {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+}
+
 func TestNoStatusURLNoAddresses(t *testing.T) {
 	iss := testIssuer(t, profile.P256)
 	iss.StatusURL = ""

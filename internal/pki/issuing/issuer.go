@@ -10,8 +10,11 @@ package issuing
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +55,7 @@ type authority struct {
 	subject             []byte            // DER of its name
 	keyID               []byte
 	notBefore, notAfter time.Time
+	limited             bool // constrained, found out once
 }
 
 func newAuthority(iss *Issuer) (*authority, error) {
@@ -81,11 +85,38 @@ func newAuthority(iss *Issuer) (*authority, error) {
 		signer: s, certificate: cert, subject: cert.RawSubject, keyID: cert.SubjectKeyId,
 		notBefore: cert.NotBefore.UTC(), notAfter: cert.NotAfter.UTC(),
 	}
+	a.limited = a.constrained()
 	if len(a.keyID) == 0 {
 		id := keyID(s.bits)
 		a.keyID = id[:]
 	}
 	return a, nil
+}
+
+// constrained reports whether the authority's certificate limits the names under
+// it.
+func (a *authority) constrained() bool {
+	return a.certificate != nil && slices.ContainsFunc(a.certificate.Extensions, func(e pkix.Extension) bool {
+		return e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 30})
+	})
+}
+
+// permits refuses a certificate whose names nobody would accept under this
+// authority. Only certificates under constraints pay for it.
+func (a *authority) permits(der []byte) error {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return fault.Wrap(fault.CertificateInvalid, err)
+	}
+	anchors := x509.NewCertPool()
+	anchors.AddCert(a.certificate)
+	// An extension that other programs understand is no reason to refuse here.
+	cert.UnhandledCriticalExtensions = nil
+	_, err = cert.Verify(x509.VerifyOptions{Roots: anchors, CurrentTime: cert.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err != nil {
+		return fault.Wrap(fault.ProfileValue, err, "a name is outside the authority's name constraints")
+	}
+	return nil
 }
 
 // needs refuses an authority whose certificate does not allow a use of its key.

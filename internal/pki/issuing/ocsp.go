@@ -3,7 +3,7 @@ package issuing
 import (
 	"bytes"
 	"crypto"
-	"crypto/sha1" //nolint:gosec // RFC 6960 fixes SHA-1 for the responder's key hash
+	"crypto/sha1"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -68,7 +68,8 @@ func NewOCSPResponder(c OCSPResponderConfig) (*OCSPResponder, error) {
 	if !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning) {
 		return nil, fault.New(fault.ChainUsage, "an OCSP responder needs OCSPSigning")
 	}
-	hash := sha1.Sum(s.bits) //nolint:gosec // RFC 6960, section 4.2.1
+	// RFC 6960, section 4.2.1: KeyHash is SHA-1, whatever CertID uses.
+	hash := sha1.Sum(s.bits)
 	id := appendTLV(nil, tagOctetString, hash[:])
 	certs := wrap(bytes.Clone(c.Certificate), 0, tagSequence)
 	return &OCSPResponder{signer: s, id: wrap(id, 0, explicit(2)), certs: wrap(certs, 0, explicit(0))}, nil

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/needs"
 	"github.com/birthmark/birthmark/internal/pki/profile"
 )
 
@@ -21,11 +22,7 @@ type openssl struct {
 
 func newOpenSSL(t *testing.T) *openssl {
 	t.Helper()
-	path, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not installed")
-	}
-	return &openssl{path, t.TempDir()}
+	return &openssl{needs.OpenSSL(t), t.TempDir()}
 }
 
 func (o *openssl) write(t *testing.T, name, kind string, ders ...[]byte) string {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ocsp"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/needs"
 	"github.com/birthmark/birthmark/internal/pki/profile"
 )
 
@@ -172,9 +173,7 @@ func TestFaultyCRLIsNotReleased(t *testing.T) {
 }
 
 func TestCRLOfAMillion(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a million entries take seconds to parse")
-	}
+	needs.Time(t)
 	iss := testIssuer(t, profile.P256)
 	der, err := SignCRL(iss, testCRL(), manyEntries(1_000_000))
 	if err != nil {

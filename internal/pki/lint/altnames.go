@@ -125,7 +125,7 @@ var altNameRules = []rule{
 			return ""
 		}
 		var hwType string
-		if serial, ok := readHardwareModule(content, &hwType); !ok || len(serial) == 0 {
+		if hwSerial, ok := readHardwareModule(content, &hwType); !ok || len(hwSerial) == 0 {
 			return "a hardwareModuleName is not a type and a serial number"
 		}
 		return ""
@@ -151,11 +151,11 @@ var altNameRules = []rule{
 	}},
 }
 
-func readHardwareModule(content cryptobyte.String, hwType *string) (serial cryptobyte.String, ok bool) {
+func readHardwareModule(content cryptobyte.String, hwType *string) (hwSerial cryptobyte.String, ok bool) {
 	var seq cryptobyte.String
 	ok = content.ReadASN1(&seq, asn1.SEQUENCE) && content.Empty() && readOID(&seq, hwType) &&
-		seq.ReadASN1(&serial, asn1.OCTET_STRING) && seq.Empty()
-	return serial, ok
+		seq.ReadASN1(&hwSerial, asn1.OCTET_STRING) && seq.Empty()
+	return hwSerial, ok
 }
 
 // addressRules look at addresses of status and issuer.
