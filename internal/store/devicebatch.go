@@ -146,9 +146,9 @@ func (s *Store) showBatch(ctx context.Context, b *stagedBatch, done []ledger.Ent
 	}, done...)
 }
 
-// DiscardBatch forgets a staged registration that was not completed. Its
-// entries in the ledger stay; entries says that they are void.
-func (s *Store) DiscardBatch(ctx context.Context, name string, entries ...ledger.Entry) error {
+// DiscardBatch gives up a staged registration that was not completed, with an
+// entry for each of its devices. One that is complete stays.
+func (s *Store) DiscardBatch(ctx context.Context, name, actor string) error {
 	var id int64
 	err := s.write(ctx, func(t *tx) error {
 		return t.row(ctx, "UPDATE device_batch SET visible = $2 WHERE name = $1 AND visible <> $3 RETURNING id", name, batchVoid, batchVisible).Scan(&id)
@@ -156,12 +156,8 @@ func (s *Store) DiscardBatch(ctx context.Context, name string, entries ...ledger
 	if noRows(err) {
 		return nil
 	}
-	for n := int64(1); err == nil && n > 0; {
-		err = s.write(ctx, func(t *tx) (err error) {
-			// Index device_staged.
-			n, err = t.exec(ctx, "DELETE FROM device WHERE id IN (SELECT id FROM device WHERE batch = $1 AND batch <> 0 LIMIT 1000)", id)
-			return err
-		})
+	for more := true; err == nil && more; {
+		more, err = s.discardSome(ctx, id, actor)
 	}
 	if err != nil {
 		return err
@@ -169,7 +165,31 @@ func (s *Store) DiscardBatch(ctx context.Context, name string, entries ...ledger
 	return s.write(ctx, func(t *tx) error {
 		_, err := t.exec(ctx, "DELETE FROM device_batch WHERE id = $1 AND visible = $2", id, batchVoid)
 		return err
-	}, entries...)
+	})
+}
+
+func (s *Store) discardSome(ctx context.Context, batch int64, actor string) (more bool, err error) {
+	const atOnce = 500
+	now := s.cfg.Now()
+	err = s.write(ctx, func(t *tx) error {
+		var ids []int64
+		// Index device_staged.
+		err := each(t.query(ctx, "SELECT id FROM device WHERE batch = $1 AND batch <> 0 LIMIT $2", batch, atOnce))(func(r row) error {
+			var id int64
+			err := r.Scan(&id)
+			ids = append(ids, id)
+			return err
+		})
+		for _, id := range ids {
+			if err == nil {
+				_, err = t.exec(ctx, "DELETE FROM device WHERE id = $1", id)
+			}
+			t.record(ledger.Entry{Kind: ledger.DeviceDiscarded, At: now, Actor: actor, Body: &ledger.Discarded{Device: id}})
+		}
+		more = len(ids) == atOnce
+		return err
+	})
+	return more, err
 }
 
 // chainDigest binds the devices of a chunk to all before it.

@@ -180,10 +180,12 @@ func (g *seeder) credentialID(n int) device.CredentialID {
 	return g.leases[(n-1)/maxLease].First + device.CredentialID((n-1)%maxLease)
 }
 
+func (g *seeder) product(n int) int64 { return g.c.Products[n%len(g.c.Products)] }
+
 func (g *seeder) device(n int) device.Device {
 	serial := SeedSerial(n)
 	d := device.Device{
-		ID: g.s.DeviceID(serial), DeviceSerial: serial, Product: g.c.Products[n%len(g.c.Products)],
+		ID: g.s.DeviceID(serial), DeviceSerial: serial, Product: g.product(n),
 		State: device.Registered, Version: 1, RegisteredAt: g.c.At, ChangedAt: g.c.At,
 		Secret: device.Secret{Set: true, Hash: device.HashSecret([]byte(SeedSecret(serial)))},
 	}
@@ -214,7 +216,7 @@ func (g *seeder) devices(ctx context.Context) error {
 		t.tallyDevice(&d, 1)
 		e := ledger.Entry{Kind: ledger.DeviceRegistered, At: g.c.At, Actor: "system", Body: &ledger.Registered{
 			Device: int64(d.ID), DeviceSerial: d.DeviceSerial, Product: d.Product, Version: 1, State: uint8(device.Registered),
-			Secret: sha256.Sum256(d.Secret.Hash[:]),
+			Secret: d.Secret.Hash,
 		}}
 		return deviceValues(&d), e
 	})
@@ -243,18 +245,18 @@ func (g *seeder) credentials(ctx context.Context) error {
 }
 
 func (g *seeder) credential(n int) device.Credential {
-	d := g.device(n)
+	serial := SeedSerial(n)
 	id := g.credentialID(n)
 	c := device.Credential{
 		ID: id, CertSerial: g.s.CertSerial(g.leases[(n-1)/maxLease], id), Authority: g.c.Authority, AuthorityIndex: g.first + int64(n-1),
-		Profile: g.c.Profile, Kind: "idevid", Device: d.ID, Product: d.Product, State: device.Issued, KeyKind: device.KeySoftware,
+		Profile: g.c.Profile, Kind: "idevid", Device: g.s.DeviceID(serial), Product: g.product(n), State: device.Issued, KeyKind: device.KeySoftware,
 		// The ends spread over a year.
 		NotBefore: g.c.At, NotAfter: g.c.At.Add(seedValidity + time.Duration(n%365)*24*time.Hour),
 		SPKIDigest: g.digest(n), IssuedAt: g.c.At, DER: bytes.Clone(g.der),
 	}
 	c.Idempotency = sha256.Sum256(c.SPKIDigest[:])
 	copy(c.DER[g.serialAt:], c.CertSerial)
-	copy(c.DER[g.nameAt:g.nameAt+g.n], d.DeviceSerial)
+	copy(c.DER[g.nameAt:g.nameAt+g.n], serial)
 	p := g.point(n)
 	copy(c.DER[g.pointAt:], p[:])
 	for i, b := range p[:56] { // the signature's numbers

@@ -29,11 +29,12 @@ func (s *Store) CredentialRows(ctx context.Context, after int64, limit int) ([]l
 	return list, err
 }
 
-// DeviceRows pages over all devices that are visible by id, for ledger.Verify.
+// DeviceRows pages over all devices by id, for ledger.Verify: staged ones too, since
+// their entries are in the ledger already.
 // Primary key of device.
 func (s *Store) DeviceRows(ctx context.Context, after int64, limit int) ([]ledger.DeviceRow, error) {
 	list := make([]ledger.DeviceRow, 0, limit)
-	err := each(s.read.query(ctx, "SELECT "+deviceColumns+" FROM device WHERE id > $1"+visibleDevice+" ORDER BY id LIMIT $2", after, limit))(func(r row) error {
+	err := each(s.read.query(ctx, "SELECT "+deviceColumns+" FROM device WHERE id > $1 ORDER BY id LIMIT $2", after, limit))(func(r row) error {
 		var d device.Device
 		if err := scanDevice(r, &d); err != nil {
 			return err

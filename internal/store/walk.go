@@ -14,7 +14,8 @@ import (
 const (
 	defaultPage = 100
 	largestPage = 1000
-	walkWindow  = 10_000
+	walkWindow  = 10_000 // one after the other
+	indexWindow = 2_000  // each a step from the index to its row
 	// mergedProducts is up to how many products of a scope a list walks through
 	// the index of each; with more it walks all rows and leaves out.
 	mergedProducts = 16
@@ -169,12 +170,13 @@ func (w *walk) bound(ctx context.Context, q querier, l lane, after int64, direct
 		}
 		return max(min(after, newest+1)-walkWindow, 0), nil
 	}
-	scope := ""
+	scope, window := "", walkWindow
 	if l.indexed {
+		window = indexWindow
 		scope = scopeSQL(access.Limited(l.scope.Products(), nil, nil), "")
 	}
 	var last int64
-	err := q.row(ctx, fmt.Sprintf("SELECT id FROM %s WHERE id %s $1%s ORDER BY id %s LIMIT 1 OFFSET %d", w.table, direction, scope, order, walkWindow-1), after).Scan(&last)
+	err := q.row(ctx, fmt.Sprintf("SELECT id FROM %s WHERE id %s $1%s ORDER BY id %s LIMIT 1 OFFSET %d", w.table, direction, scope, order, window-1), after).Scan(&last)
 	if noRows(err) {
 		return 0, nil
 	}

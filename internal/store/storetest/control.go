@@ -50,6 +50,9 @@ func Control(t *testing.T, open Open) {
 		{"a restore begins a second life", testSecondLife},
 		{"a damaged backup changes nothing", testDamagedBackup},
 		{"a seeded register is consistent", testSeed},
+		{"the ledger derives the register, also after a restore", testLedgerDerives},
+		{"the ledger derives a seeded register", testLedgerDerivesSeed},
+		{"the ledger derives staged devices", testLedgerDerivesStaged},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open) })
 	}
