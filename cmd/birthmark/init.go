@@ -68,6 +68,11 @@ func (c *initCmd) Run(ctx context.Context, io *streams) error {
 			organization: c.Org, statusURL: strings.TrimSuffix(c.StatusURL, "/"), keyType: profile.KeyType(c.KeyType), root: secret, operator: name,
 		})
 	}
+	if err == nil {
+		if err = n.startLedger(ctx); err == nil {
+			err = n.lastCheckpoint(ctx)
+		}
+	}
 	if err := joinClose(ctx, n, err); err != nil {
 		return err
 	}

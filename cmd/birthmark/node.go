@@ -257,7 +257,7 @@ func (n *node) startLedger(ctx context.Context) error {
 }
 
 // witnessPause is the least time between two checkpoints in a witness file.
-const witnessPause = time.Minute
+const witnessPause = 10 * time.Second
 
 // engine names the kind of database.
 func (n *node) engine() string {
@@ -276,6 +276,15 @@ func (n *node) makeLedgerKey(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// lastCheckpoint puts what was done until the end under a checkpoint, so that a
+// rollback of the database while nobody serves it shows.
+func (n *node) lastCheckpoint(ctx context.Context) error {
+	if err := n.sequencer.Step(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("last checkpoint: %w", err)
+	}
+	return nil
 }
 
 // close gives everything back, in the opposite order.

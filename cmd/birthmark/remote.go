@@ -106,7 +106,7 @@ func (r *remote) connectFolder(ctx context.Context) (*api, error) {
 	}
 	return &api{
 		base: "http://local", http: &http.Client{Transport: inProcess{handler}},
-		close: func() error { return joinClose(ctx, n, nil) },
+		close: func() error { return joinClose(ctx, n, n.lastCheckpoint(ctx)) },
 	}, nil
 }
 
@@ -116,6 +116,11 @@ func (n *node) localHandler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	if err := n.startLedger(ctx); err != nil {
+		return nil, err
+	}
+	// The folder's lock says that no earlier run of this node lives: take over
+	// what it held.
+	if err := n.authority.Start(ctx); err != nil {
 		return nil, err
 	}
 	user, err := localUser()

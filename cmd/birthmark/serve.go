@@ -134,13 +134,7 @@ func (n *node) serve(ctx context.Context, started func(addresses)) error {
 		err = errors.Join(err, l.server.Shutdown(stop))
 	}
 	stopJobs()
-	err = errors.Join(err, group.Wait())
-	// What was done until the end is under a checkpoint, so that a rollback of
-	// the database while the server is off shows.
-	if stepErr := n.sequencer.Step(stop); stepErr != nil {
-		n.log.Warn("no last checkpoint", "error", stepErr)
-	}
-	return err
+	return errors.Join(err, group.Wait(), n.lastCheckpoint(stop))
 }
 
 // start loads what serving needs: the control plane with its keys, the ledger's
