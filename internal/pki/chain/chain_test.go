@@ -559,6 +559,12 @@ func directoryTrials(t testing.TB, r entity) []trial {
 	foreign := one("an uncomparable kind, critical", hardware, dns("example.com"), fault.ChainCritical)
 	foreign.openssl = "looks at the names below only"
 	nothing := func(*x509.Certificate) {}
+	narrow := r.ca(t, "Rolling", func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"example.com"} })
+	next := narrow.ca(t, "Rolling", dns("other.test"))
+	rolled := one("a self-issued authority outside", next, dns("example.com"), 0)
+	rolled.intermediates = []entity{narrow, next}
+	rolled.openssl = "takes self-issued without identifiers for self-signed"
+	itself := one("a self-issued leaf outside", narrow, all(named("Rolling"), dns("other.test")), fault.ChainName)
 	inLeaf := one("in a certificate that is no CA", permit, all(subject(member), func(c *x509.Certificate) {
 		c.PermittedDNSDomains = []string{"example.com"}
 	}), fault.CertificateInvalid)
@@ -578,7 +584,7 @@ func directoryTrials(t testing.TB, r entity) []trial {
 		one("the lower constraint broken", twice, all(subject(member), dns("example.org")), fault.ChainName),
 		one("an authority outside", outside, subject(member), fault.ChainName),
 		one("an uncomparable kind, not critical", relaxed, nothing, 0),
-		foreign, relaxedBad, inLeaf, withMinimum,
+		foreign, relaxedBad, inLeaf, withMinimum, rolled, itself,
 	}
 }
 

@@ -55,6 +55,9 @@ func TestCRLs(t *testing.T) {
 	speaking := certify(t, nil, mute.key, asCA("Mute"))
 	plain := issuer.leaf(t, "plain")
 	sharded := issuer.leaf(t, "sharded", func(c *x509.Certificate) { c.CRLDistributionPoints = []string{shard1} })
+	points := asn1.ObjectIdentifier{2, 5, 29, 31}
+	partly := issuer.leaf(t, "partly", ext(points, false, tlv(0x30, tlv(0x30, point(shard1), tlv(0x81, []byte{6, 0x40})))))
+	foreign := issuer.leaf(t, "foreign", ext(points, false, tlv(0x30, tlv(0x30, point(shard1), tlv(0xa2, tlv(0xa4, twin.RawSubject))))))
 	sub := issuer.ca(t, "Sub")
 	below := signsMute.leaf(t, "below")
 	onHold, hold := entry(plain, 6), entry(plain, 0)
@@ -101,6 +104,10 @@ func TestCRLs(t *testing.T) {
 		{"some reasons, listed", plain, issuer, lists(issuer.crl(t, 1, idp(someOnly), entry(plain, 1))), chain.Revoked, ""},
 		{"all reasons in two", plain, issuer, lists(issuer.crl(t, 1, idp(someOnly)), issuer.crl(t, 1, idp(otherOnly))), chain.Good, ""},
 		{"indirect", plain, issuer, lists(issuer.crl(t, 1, idp(indirect))), chain.Unknown, "indirect"},
+		{"attribute certificates only", plain, issuer, lists(issuer.crl(t, 1, idp(tlv(0x85, yes)))), chain.Unknown, "attribute certificates"},
+		{"its shard, for some reasons", partly, issuer, lists(issuer.crl(t, 1, idp(point(shard1)))), chain.Unknown, "all reasons"},
+		{"its shard, for some reasons, listed", partly, issuer, lists(issuer.crl(t, 1, idp(point(shard1)), entry(partly, 1))), chain.Revoked, ""},
+		{"its shard, but of another CRL issuer", foreign, issuer, lists(issuer.crl(t, 1, idp(point(shard1)))), chain.Unknown, "another distribution point"},
 		{"unreadable scope", plain, issuer, lists(issuer.crl(t, 1, idp([]byte{1, 2, 3}))), chain.Unknown, "cannot be read"},
 		{"a delta alone", plain, issuer, lists(issuer.crl(t, 2, deltaOf(1))), chain.Unknown, "without its base"},
 		{"a delta alone revokes", plain, issuer, lists(issuer.crl(t, 2, deltaOf(1), entry(plain, 1))), chain.Revoked, ""},

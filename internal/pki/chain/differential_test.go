@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/needs"
 	"github.com/birthmark/birthmark/internal/pki/chain"
 )
 
@@ -226,13 +227,8 @@ func show(certs []*x509.Certificate) string {
 // TestAgreesWithOpenSSL runs the trials through openssl verify. Where OpenSSL
 // has another rule the trial says so.
 func TestAgreesWithOpenSSL(t *testing.T) {
-	tool, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not installed")
-	}
-	if testing.Short() {
-		t.Skip("runs openssl some 150 times")
-	}
+	tool := needs.OpenSSL(t)
+	needs.Time(t)
 	compared := 0
 	for _, c := range trials(t) {
 		if c.openssl != "" {

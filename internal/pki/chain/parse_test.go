@@ -2,6 +2,7 @@ package chain_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"strings"
 	"testing"
 
@@ -39,6 +40,7 @@ func TestParseCertificates(t *testing.T) {
 		{"no end", bundle[:len(bundle)-20], 0},
 		{"another end", replace("END CERTIFICATE", "END X509 CERTIFICATE"), 0},
 		{"a broken letter", replace("MII", "M!I"), 0},
+		{"bits left over in base64", []byte("-----BEGIN CERTIFICATE-----\n" + slack(padded(t).Raw) + "\n-----END CERTIFICATE-----\n"), 0},
 		{"an empty block", pemOf("CERTIFICATE", nil), 0},
 		{"leftovers in a block", pemOf("CERTIFICATE", append(append([]byte(nil), a.Raw...), 0)), 0},
 		{"a block in a block", replace("-----\n", "-----\n-----BEGIN CERTIFICATE-----\n"), 0},
@@ -59,6 +61,24 @@ func TestParseCertificates(t *testing.T) {
 			}
 		})
 	}
+}
+
+// padded is a certificate whose length is no multiple of three.
+func padded(t *testing.T) entity {
+	for n := 0; ; n++ {
+		if c := root(t, "Padded", p256(t), ext(private, false, make([]byte, n))); len(c.Raw)%3 != 0 {
+			return c
+		}
+	}
+}
+
+// slack is base64 with the unused bits of the last letter set.
+func slack(der []byte) string {
+	text := base64.StdEncoding.EncodeToString(der)
+	body := strings.TrimRight(text, "=")
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	last := strings.IndexByte(letters, body[len(body)-1])
+	return body[:len(body)-1] + letters[last+1:last+2] + text[len(body):]
 }
 
 func TestParseCRLs(t *testing.T) {
