@@ -163,6 +163,21 @@ func TestFixedFormHasOneLength(t *testing.T) {
 	}
 }
 
+// TestFixedFormHasOneStringType: one letter outside PrintableString would turn
+// the attribute into a UTF8String, with another tag at a fixed place.
+func TestFixedFormHasOneStringType(t *testing.T) {
+	text, _ := profile.Preset("atecc")
+	p := parse(t, strings.Replace(string(text), "subjectAltName:", "  - {attribute: commonName, from: product, length: 4}\nsubjectAltName:", 1))
+	c := compiled(t, p, testIssuer(t, profile.P256))
+	for product, ok := range map[string]bool{"AB-1": true, "AB_1": false, "AB\u00e9": false} {
+		in := input(t, c, sampleKey(t, profile.P256))
+		in.Values.Product = product
+		if _, err := c.Issue(in); (err == nil) != ok || err != nil && !fault.Has(err, fault.ProfileValue) {
+			t.Errorf("%q: %v", product, err)
+		}
+	}
+}
+
 func TestHardwareTypeOfTheRegisterGoesFirst(t *testing.T) {
 	c := compiled(t, preset(t, "idevid"), testIssuer(t, profile.P256))
 	in := input(t, c, sampleKey(t, profile.P256))
