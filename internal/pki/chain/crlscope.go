@@ -2,6 +2,7 @@ package chain
 
 import (
 	"crypto/x509"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -100,10 +101,8 @@ func (p *issuingPoint) outside(cert *x509.Certificate, points []point) string {
 	case !p.named:
 		return ""
 	}
-	for _, q := range points {
-		if p.matches(q) {
-			return ""
-		}
+	if slices.ContainsFunc(points, p.matches) {
+		return ""
 	}
 	return "the CRL is for another distribution point"
 }
