@@ -20,7 +20,7 @@ import (
 // maxSkew is how far a node's clock may be from the database's.
 const maxSkew = 60 * time.Second
 
-// commitTime bounds a commit and the look-up after one whose answer was lost.
+// commitTime bounds a commit.
 const commitTime = 15 * time.Second
 
 // pgEngine is PostgreSQL through a pool of connections. Several nodes may use
@@ -30,6 +30,7 @@ type pgEngine struct {
 	pool     *pgxpool.Pool
 	instance string // tells our own hints from others'
 	hints    chan struct{}
+	patience time.Duration // for the look-up after a commit whose answer was lost
 	stop     context.CancelFunc
 	stopped  chan struct{} // closed when listen and notify have ended
 }
@@ -54,16 +55,10 @@ func (s *Store) openPostgres(ctx context.Context) error {
 	if _, err := io.ReadFull(s.cfg.Rand, id[:]); err != nil {
 		return err
 	}
-	e := &pgEngine{s: s, pool: pool, instance: hex.EncodeToString(id[:]), hints: make(chan struct{}, 1)}
+	e := &pgEngine{s: s, pool: pool, instance: hex.EncodeToString(id[:]), hints: make(chan struct{}, 1), patience: commitTime}
 	if err := e.check(ctx); err != nil {
 		pool.Close()
 		return err
-	}
-	if schema := params["search_path"]; schema != "" && !s.cfg.ReadOnly {
-		if _, err := pool.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{schema}.Sanitize()); err != nil {
-			pool.Close()
-			return pgFault(err)
-		}
 	}
 	s.engine, s.read = e, pgQuerier{pool}
 	e.startHints()
@@ -257,7 +252,7 @@ func answered(err error) bool {
 // other.
 func (e *pgEngine) resolve(ctx context.Context, lost error, sql string, args ...any) error {
 	e.s.cfg.Logger.Warn("the answer to a commit was lost; looking it up", "error", lost)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.patience)
 	defer cancel()
 	for {
 		n, err := e.lookUp(ctx, sql, args)
@@ -308,6 +303,11 @@ func (e *pgEngine) migrate(ctx context.Context, fn func(q scripter) error) error
 	defer func() {
 		_, _ = c.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", migrationLock)
 	}()
+	if schema := e.pool.Config().ConnConfig.RuntimeParams["search_path"]; schema != "" && !e.s.cfg.ReadOnly {
+		if _, err := c.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{schema}.Sanitize()); err != nil {
+			return pgFault(err)
+		}
+	}
 	return fn(pgScripter{pgQuerier{c}, c})
 }
 

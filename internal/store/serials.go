@@ -25,26 +25,17 @@ type keys struct {
 
 // loadKeys reads the keys, or makes them with a new database.
 func (s *Store) loadKeys(ctx context.Context) error {
-	var fresh [48]byte
 	if !s.cfg.ReadOnly {
-		if _, err := io.ReadFull(s.cfg.Rand, fresh[:]); err != nil {
-			return fmt.Errorf("keys of the register: %w", err)
-		}
-		t, err := s.engine.begin(ctx)
-		if err != nil {
-			return err
-		}
-		if _, err := t.exec(ctx, "INSERT INTO store_key (id, hash_key, serial_key) VALUES (1, $1, $2) ON CONFLICT DO NOTHING", fresh[:32], fresh[32:]); err != nil {
-			t.rollback()
-			return err
-		}
-		if err := t.commit(ctx); err != nil {
+		if err := s.makeKeys(ctx); err != nil {
 			return err
 		}
 	}
 	var serialKey [16]byte
 	if err := s.read.row(ctx, "SELECT hash_key, serial_key FROM store_key WHERE id = 1").Scan(fixed(s.keys.hash[:]), fixed(serialKey[:])); err != nil {
-		return fault.Wrap(fault.SchemaCorrupt, err, "the register's keys are missing")
+		if noRows(err) {
+			err = fault.Wrap(fault.SchemaCorrupt, err, "the register's keys are missing")
+		}
+		return err
 	}
 	var err error
 	if s.keys.serial, err = aes.NewCipher(serialKey[:]); err != nil {
@@ -52,6 +43,28 @@ func (s *Store) loadKeys(ctx context.Context) error {
 	}
 	s.keys.spki, err = aes.NewCipher(s.keys.hash[16:])
 	return err
+}
+
+// makeKeys makes the keys of an empty database. One that has a ledger had keys,
+// and nothing in it would be found under new ones.
+func (s *Store) makeKeys(ctx context.Context) error {
+	size, err := s.LedgerSize(ctx)
+	if err != nil || size > 0 {
+		return err
+	}
+	var fresh [48]byte
+	if _, err := io.ReadFull(s.cfg.Rand, fresh[:]); err != nil {
+		return fmt.Errorf("keys of the register: %w", err)
+	}
+	t, err := s.engine.begin(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := t.exec(ctx, "INSERT INTO store_key (id, hash_key, serial_key) VALUES (1, $1, $2) ON CONFLICT DO NOTHING", fresh[:32], fresh[32:]); err != nil {
+		t.rollback()
+		return err
+	}
+	return t.commit(ctx)
 }
 
 // rowNumber makes a positive 63-bit number of the first octets of a PRF's output.
