@@ -11,6 +11,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
@@ -294,4 +295,34 @@ func TestNamesAreComparedAsText(t *testing.T) {
 	must(t, err)
 	_, err = w.byCertificate(enroll.Reenroll, cert, "", newCSR(t, newKey(t), printable))
 	must(t, err)
+}
+
+func TestForeignAuthorityVouchesForRegisteredDevices(t *testing.T) {
+	w := newWorld(t)
+	ca, caKey := foreignCA(t)
+	_, err := w.plane.Import(t.Context(), "system", authority.Existing{Name: "chipmaker", Certificate: ca.Raw})
+	must(t, err)
+	_, err = w.plane.ImportProfile(t.Context(), "system", []byte("name: onboard\nkind: ldevid\npurpose: cloud\nkeys: [p256]\nvalidity: {days: 30}\nsubject:\n  - {attribute: commonName, from: deviceSerial}\nkeyUsage: [digitalSignature]\nextendedKeyUsage: [clientAuth]\ntrusts: [chipmaker]\n"))
+	must(t, err)
+	w.product("sensor", "onboard")
+	w.device("sensor", "SN-1")
+	key := newKey(t)
+
+	r, err := w.byCertificate(enroll.Enroll, foreignLeaf(t, ca, caKey, key, "SN-1"), "", newCSR(t, newKey(t), nil))
+	must(t, err)
+	if cn := parsed(t, r).Subject.CommonName; cn != "SN-1" {
+		t.Errorf("certificate is for %q", cn)
+	}
+	_, err = w.byCertificate(enroll.Enroll, foreignLeaf(t, ca, caKey, key, "SN-2"), "", newCSR(t, newKey(t), nil))
+	refused(t, err, fault.RequesterCertificate)
+
+	stranger, strangerKey := foreignCA(t)
+	_, err = w.byCertificate(enroll.Enroll, foreignLeaf(t, stranger, strangerKey, key, "SN-1"), "", newCSR(t, newKey(t), nil))
+	if err == nil {
+		t.Fatal("an authority that nobody imported vouched for a device")
+	}
+	_, err = w.byCertificate(enroll.Reenroll, foreignLeaf(t, ca, caKey, key, "SN-1"), "", newCSR(t, newKey(t), nil))
+	if err == nil {
+		t.Fatal("a foreign certificate re-enrolled")
+	}
 }

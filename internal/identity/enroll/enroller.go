@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -73,6 +74,7 @@ type Enroller struct {
 	random      io.Reader
 	log         *slog.Logger
 	verifier    *chain.Verifier
+	trust       atomic.Pointer[trust] // pools of the newest snapshot
 }
 
 // New returns an Enroller.

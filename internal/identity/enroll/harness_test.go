@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"log/slog"
+	"math/big"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -61,7 +62,7 @@ func newWorld(t *testing.T, profiles ...string) *world {
 		DSN: "sqlite:" + filepath.Join(dir, "test.db"), Node: "test", Now: w.clock, Rand: rand.Reader, Logger: log,
 	})
 	must(t, err)
-	keys, err := keystore.Open(keystore.Config{Dir: filepath.Join(dir, "keys"), Rand: rand.Reader})
+	keys, err := keystore.Open(keystore.Config{Dir: filepath.Join(dir, "keys"), Rand: rand.Reader, Iterations: 1000})
 	must(t, err)
 	w.plane, err = authority.New(authority.Config{
 		Store: w.store, Register: w.store, Keys: keys, Secret: func(string) (keystore.Secret, error) { return secret, nil },
@@ -160,4 +161,36 @@ func parsed(t *testing.T, r *enroll.Response) *x509.Certificate {
 
 func label(name, profileName string) authority.Label {
 	return authority.Label{Name: name, Profile: profileName}
+}
+
+// foreignCA makes a chip maker's authority.
+func foreignCA(t *testing.T) (*x509.Certificate, crypto.Signer) {
+	t.Helper()
+	key := newKey(t)
+	return signCertificate(t, &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "Chip maker CA"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}, nil, key, key), key
+}
+
+// foreignLeaf is an IDevID that a chip maker put in.
+func foreignLeaf(t *testing.T, ca *x509.Certificate, caKey, key crypto.Signer, deviceSerial string) *x509.Certificate {
+	t.Helper()
+	return signCertificate(t, &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "chip", SerialNumber: deviceSerial},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+	}, ca, caKey, key)
+}
+
+func signCertificate(t *testing.T, template, parent *x509.Certificate, parentKey, key crypto.Signer) *x509.Certificate {
+	t.Helper()
+	if parent == nil {
+		parent = template
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), parentKey)
+	must(t, err)
+	c, err := x509.ParseCertificate(der)
+	must(t, err)
+	return c
 }

@@ -20,36 +20,53 @@ import (
 // at for re-enrollment; the profile's own limit is checked when it is known.
 const longestGrace = 10 * 365 * 24 * time.Hour
 
-// checkPath wants a good path from a presented certificate to a root of ours
-// (or to a foreign authority that was imported as an anchor). Revocation of the
-// leaf has been looked up in the register; that of its issuers is the
-// authorities' state, since Trusted leaves out what is revoked.
-func (e *Enroller) checkPath(ctx context.Context, plane *authority.Snapshot, leaf *x509.Certificate, presented []*x509.Certificate) error {
-	anchors, intermediates := chain.NewPool(), chain.NewPool()
+// trust is what a snapshot of the control plane lets our listeners accept. It
+// is made once per snapshot.
+type trust struct {
+	plane                  *authority.Snapshot
+	anchors, intermediates *chain.Pool
+}
+
+// trusted returns the pools of a snapshot. An authority that was revoked is in
+// none of them, so neither is anything below it.
+func (e *Enroller) trusted(plane *authority.Snapshot) *trust {
+	if t := e.trust.Load(); t != nil && t.plane == plane {
+		return t
+	}
+	t := &trust{plane: plane, anchors: chain.NewPool(), intermediates: chain.NewPool()}
 	for _, m := range plane.Trusted() {
-		if m.Kind == authority.Root || m.Parent == 0 {
-			anchors.Add(m.X509)
+		if m.Parent == 0 {
+			t.anchors.Add(m.X509)
 			continue
 		}
-		intermediates.Add(m.X509)
+		t.intermediates.Add(m.X509)
 	}
-	_, err := e.verifier.Verify(ctx, leaf, chain.Options{
-		Anchors: anchors, Intermediates: intermediates, Presented: presented, At: e.now(),
+	e.trust.Store(t)
+	return t
+}
+
+// checkPath wants a good path from a presented certificate to a root of ours,
+// or to a foreign authority that was imported as an anchor. Revocation of the
+// leaf is looked up in the register by the caller.
+func (e *Enroller) checkPath(ctx context.Context, plane *authority.Snapshot, leaf *x509.Certificate, presented []*x509.Certificate) (*chain.Path, error) {
+	t := e.trusted(plane)
+	return e.verifier.Verify(ctx, leaf, chain.Options{
+		Anchors: t.anchors, Intermediates: t.intermediates, Presented: presented, At: e.now(),
 		Usage: chain.UsageAny, AcceptExpired: longestGrace,
 	})
-	return err
 }
 
 // byForeign judges a certificate that is not in the register: its authority
 // must be one that was imported, and its subject must name a registered device.
-func (e *Enroller) byForeign(ctx context.Context, plane *authority.Snapshot, chainDER []*x509.Certificate) (*requester, error) {
-	leaf := chainDER[0]
-	issuer := foreignIssuer(plane, leaf)
+func (e *Enroller) byForeign(ctx context.Context, plane *authority.Snapshot, presented []*x509.Certificate) (*requester, error) {
+	leaf := presented[0]
+	path, err := e.checkPath(ctx, plane, leaf, presented[1:])
+	if err != nil {
+		return nil, err
+	}
+	issuer := foreignIssuer(plane, path)
 	if issuer == nil {
 		return nil, fault.New(fault.RequesterCertificate)
-	}
-	if err := e.checkPath(ctx, plane, leaf, nil); err != nil {
-		return nil, err
 	}
 	deviceSerial := serialOf(leaf)
 	if device.CheckSerial(deviceSerial) != nil {
@@ -62,18 +79,24 @@ func (e *Enroller) byForeign(ctx context.Context, plane *authority.Snapshot, cha
 	if err != nil {
 		return nil, err
 	}
-	spki := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	return &requester{device: d, issuer: issuer.Name, foreign: true, credential: &device.Credential{
 		CertSerial: leaf.SerialNumber.Bytes(), Kind: "idevid", Device: d.ID,
-		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, SPKIDigest: spki, DER: leaf.Raw,
+		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, SPKIDigest: sha256.Sum256(leaf.RawSubjectPublicKeyInfo), DER: leaf.Raw,
 	}}, nil
 }
 
-// foreignIssuer returns the imported authority (its key is not ours) that a
-// certificate names as its issuer.
-func foreignIssuer(plane *authority.Snapshot, leaf *x509.Certificate) *authority.Member {
-	for _, m := range plane.Trusted() {
-		if m.KeyURI == "" && bytes.Equal(m.X509.RawSubject, leaf.RawIssuer) {
+// foreignIssuer returns the imported authority on the path whose key is not
+// ours: who vouches for the leaf. A certificate of an authority of ours that is
+// not in the register is a forgery, whatever its path says.
+func foreignIssuer(plane *authority.Snapshot, path *chain.Path) *authority.Member {
+	for _, c := range path.Certificates[1:] {
+		for _, m := range plane.Trusted() {
+			if !bytes.Equal(m.Certificate, c.Raw) {
+				continue
+			}
+			if m.KeyURI != "" {
+				return nil
+			}
 			return m
 		}
 	}

@@ -103,7 +103,7 @@ func (e *Enroller) byCertificate(ctx context.Context, plane *authority.Snapshot,
 	case device.Revoked, device.Held:
 		return nil, fault.New(fault.CredentialRevoked)
 	}
-	if err := e.checkPath(ctx, plane, leaf, nil); err != nil {
+	if _, err := e.checkPath(ctx, plane, leaf, nil); err != nil {
 		return nil, err
 	}
 	d, err := e.devices.Device(ctx, access.Everything(), c.Device)
