@@ -94,7 +94,7 @@ func declaredNames(t *Tree) []Finding {
 			continue
 		}
 		// Flags and JSON follow their context, and a field is named for them.
-		shown := within(file.dir, "cmd") || within(file.dir, "internal/web")
+		shown := within(file.dir, "cmd") || within(file.dir, "bench") || within(file.dir, "internal/web")
 		declared(file.ast, func(name *ast.Ident, field bool) {
 			words := camelWords(name.Name)
 			for _, wrong := range wrongWords {
@@ -190,6 +190,8 @@ func calls(t *Tree) []Finding {
 			}
 		}
 		timed := !file.test && (within(file.dir, "internal/pki") || within(file.dir, "internal/identity"))
+		// Tests in cmd run other processes, which tell nobody when they are ready.
+		awaits := !within(file.dir, "cmd")
 		fakeTime := slices.ContainsFunc(file.imports, func(i imported) bool { return i.path == "testing/synctest" })
 		walkCalls(file.ast, func(call *ast.CallExpr, selector *ast.SelectorExpr, testing map[string]bool) {
 			receiver, ok := selector.X.(*ast.Ident)
@@ -200,7 +202,7 @@ func calls(t *Tree) []Finding {
 			switch {
 			case receiver.Name == "time" && timed && slices.Contains([]string{"Now", "Since", "Until"}, method):
 				add(call, "time."+method+": the clock is handed in as now func() time.Time")
-			case receiver.Name == "time" && method == "Sleep" && file.test && !fakeTime:
+			case receiver.Name == "time" && method == "Sleep" && file.test && awaits && !fakeTime:
 				add(call, "time.Sleep in a test: wait for what is awaited, or use testing/synctest")
 			case testing[receiver.Name] && slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, method) && file.dir != "internal/needs":
 				add(call, receiver.Name+"."+method+": say what is missing through internal/needs (a fuzz target returns)")
