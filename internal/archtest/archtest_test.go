@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -124,6 +125,25 @@ func TestEveryExceptionHasAReason(t *testing.T) {
 	for _, one := range allowed {
 		if len(one.Reason) < 20 {
 			t.Errorf("%s imports %s: say why in a sentence", one.From, one.To)
+		}
+	}
+}
+
+// TestScriptsDoNotSkip looks into the scripts of commands, which have a skip of
+// their own: what they need is said in Go, through package needs.
+func TestScriptsDoNotSkip(t *testing.T) {
+	scripts, err := filepath.Glob(filepath.Join(root, "cmd", "*", "testdata", "*", "*.txt"))
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("%d scripts, %v", len(scripts), err)
+	}
+	skip := regexp.MustCompile(`(?m)^\s*(\[[^\]]*\]\s*)*(skip|stop)\b.*|^\s*\[!?exec:.*`)
+	for _, name := range scripts {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range skip.FindAllString(string(text), -1) {
+			t.Errorf("%s: %q: say what is missing through internal/needs", name, strings.TrimSpace(line))
 		}
 	}
 }
