@@ -1,0 +1,80 @@
+// Command bench measures what docs/performance.md states: how many certificates
+// a second the server issues over EST with everything switched on, beside a bare
+// Go server that stores nothing, in one run on one machine. Servers and load are
+// processes of their own; rates come from passes that take turns, and what is
+// said of processor time and memory is read from the kernel. Everything listens
+// on loopback and lives in a temporary folder.
+//
+//	go run ./bench                 a million devices, some fifteen minutes
+//	BENCH_QUICK=1 go run ./bench   fifty thousand, under a minute
+//
+// BENCH_KEEP=FOLDER keeps the seeded SQLite folder there for the next run.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// plan is how much is measured.
+type plan struct {
+	quick   bool
+	stored  int           // devices and certificates that are there already
+	spare   int           // registered devices that can enroll
+	clients []int         // one cell each
+	cell    time.Duration // length of a pass of a cell
+	passes  int           // of each cell and server, in turns
+	revoked int           // entries of the CRL
+	keep    string        // folder for the seeded data, or empty
+}
+
+func newPlan() plan {
+	p := plan{
+		stored: 1_000_000, spare: 400_000, clients: []int{1, 16, 64}, cell: 5 * time.Second, passes: 5,
+		revoked: 1_000_000, keep: os.Getenv("BENCH_KEEP"),
+	}
+	if os.Getenv("BENCH_QUICK") != "" {
+		p.quick = true
+		p.stored, p.spare, p.cell, p.passes, p.revoked = 50_000, 30_000, 1500*time.Millisecond, 1, 50_000
+	}
+	return p
+}
+
+// parts are the roles in which this program starts itself.
+var parts = map[string]func(context.Context, []string) error{
+	"load":      func(ctx context.Context, _ []string) error { return runLoad(ctx, os.Stdin, os.Stdout) },
+	"ideal":     func(ctx context.Context, _ []string) error { return runIdeal(ctx, os.Stdin, os.Stdout) },
+	"presigned": func(ctx context.Context, _ []string) error { return runPresigned(ctx, os.Stdin, os.Stdout) },
+	"crl":       runCRL,
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout)
+	if err != nil && !errors.Is(err, io.EOF) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // nothing is left to undo
+	}
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) > 0 {
+		part, ok := parts[args[0]]
+		if !ok {
+			return fmt.Errorf("there is no part %q; run it without arguments", args[0])
+		}
+		return part(ctx, args[1:])
+	}
+	if _, err := processCPU(os.Getpid()); err != nil {
+		return fmt.Errorf("processor times are read from /proc, as Linux has it: %w", err)
+	}
+	return measure(ctx, newPlan(), out)
+}
