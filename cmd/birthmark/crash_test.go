@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,7 +50,8 @@ const (
 func TestCrashSQLite(t *testing.T) {
 	needs.Unix(t)
 	needs.Time(t)
-	c := newCrash(t, t.TempDir(), "")
+	dir := t.TempDir()
+	c := newCrash(t, dir, filepath.Join(dir, "data"), "")
 	c.startNode(0)
 	c.run(crashKills, func(n *crashNode) { n.kill() })
 }
@@ -59,7 +61,8 @@ func TestCrashSQLite(t *testing.T) {
 func TestCrashTwoNodesOnPostgreSQL(t *testing.T) {
 	dsn := needs.Postgres(t)
 	needs.Time(t)
-	c := newCrash(t, t.TempDir(), newDatabase(t, dsn))
+	dir := t.TempDir()
+	c := newCrash(t, dir, filepath.Join(dir, "data"), newDatabase(t, dsn))
 	second := filepath.Join(c.dir, "second")
 	copyFolder(t, c.folder, second)
 	if err := os.Remove(filepath.Join(second, "node")); err != nil {
@@ -152,9 +155,11 @@ type ack struct {
 	DER    []byte `json:"der,omitempty"`
 }
 
-func newCrash(t *testing.T, dir, database string) *crash {
+// newCrash makes an installation in folder; what the clients know is kept in
+// dir.
+func newCrash(t *testing.T, dir, folder, database string) *crash {
 	t.Helper()
-	c := &crash{t: t, dir: dir, folder: filepath.Join(dir, "data"), database: database, seed: mathrand.Uint64()}
+	c := &crash{t: t, dir: dir, folder: folder, database: database, seed: mathrand.Uint64()}
 	t.Logf("seed %d", c.seed)
 	c.nodes = []*crashNode{newCrashNode(t, c.folder)}
 	c.command(nil, "init", "--org", "Crash", "--json")
@@ -214,9 +219,11 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self)
-	cmd.Args = append([]string{"birthmark"}, args...)
-	return cmd
+	link := filepath.Join(t.TempDir(), "birthmark")
+	if err := os.Symlink(self, link); err != nil {
+		t.Fatal(err)
+	}
+	return exec.Command(link, args...)
 }
 
 // crashNode is one server process after another on one folder.
@@ -224,7 +231,7 @@ type crashNode struct {
 	t                       *testing.T
 	folder                  string
 	device, console, status string
-	wrap                    func(*exec.Cmd) *exec.Cmd // runs the program under another
+	under                   []string // program and arguments that run the server
 	cmd                     *exec.Cmd
 	log                     *os.File
 	slowest                 time.Duration
@@ -259,8 +266,8 @@ func (n *crashNode) start(database string) {
 		args = append(args, "--database", database)
 	}
 	n.cmd = program(n.t, args...)
-	if n.wrap != nil {
-		n.cmd = n.wrap(n.cmd)
+	if len(n.under) > 0 {
+		n.cmd = exec.Command(n.under[0], append(append(n.under[1:], n.cmd.Path), args...)...)
 	}
 	var err error
 	if n.log, err = os.OpenFile(n.folder+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
@@ -293,11 +300,33 @@ func (n *crashNode) ready() bool {
 // kill is kill -9.
 func (n *crashNode) kill() {
 	n.t.Helper()
-	if err := n.cmd.Process.Kill(); err != nil {
+	if err := n.server().Kill(); err != nil {
 		n.t.Fatal(err)
 	}
 	_ = n.cmd.Wait() // killed
 	_ = n.log.Close()
+}
+
+// server is the server's own process, also when another program runs it.
+func (n *crashNode) server() *os.Process {
+	n.t.Helper()
+	if len(n.under) == 0 {
+		return n.cmd.Process
+	}
+	pid := n.cmd.Process.Pid
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	p, err := os.FindProcess(child)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return p
 }
 
 // run kills nodes in turn under load and then compares.
