@@ -9,7 +9,6 @@ import (
 	"errors"
 
 	"github.com/birthmark/birthmark/internal/fault"
-	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/pki/issuing"
@@ -93,9 +92,6 @@ func (s *Service) certify(ctx context.Context, actor string, decide func(*Snapsh
 		if err != nil {
 			return device.Credential{}, err
 		}
-		if c, ok, err := s.interrupted(ctx, d); err != nil || ok {
-			return c, err
-		}
 		c, err := s.signAndStore(ctx, actor, snap.Epoch, d)
 		if errors.Is(err, device.ErrStale) {
 			continue
@@ -109,24 +105,6 @@ func (s *Service) certify(ctx context.Context, actor string, decide func(*Snapsh
 		return c, err
 	}
 	return device.Credential{}, fault.New(fault.IssuanceBusy)
-}
-
-// interrupted returns the certificate that was stored for this very key before,
-// when the key is not meant to get a second one.
-func (s *Service) interrupted(ctx context.Context, d *decision) (device.Credential, bool, error) {
-	if d.sameKeyAs != 0 {
-		return device.Credential{}, false, nil
-	}
-	c, err := s.register.CredentialBySPKI(ctx, access.Everything(), sha256.Sum256(d.spki))
-	switch {
-	case fault.Has(err, fault.CredentialUnknown):
-		return device.Credential{}, false, nil
-	case err != nil:
-		return device.Credential{}, false, err
-	case !d.madeBefore(&c):
-		return device.Credential{}, false, fault.New(fault.KeyInUse)
-	}
-	return c, true, nil
 }
 
 // madeBefore reports whether c is what this decision would make.

@@ -1,6 +1,10 @@
 package status_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"sync"
 	"testing"
 	"time"
@@ -196,12 +200,17 @@ func TestCRLSchedule(t *testing.T) {
 // A revocation that nobody published before the process died is published by
 // the next one.
 func TestRevocationSurvivesRestartUnpublished(t *testing.T) {
-	for _, undone := range []string{"revoke", "release"} {
+	for _, undone := range []string{"revoke", "release", "both"} {
 		t.Run(undone, func(t *testing.T) {
 			w := newWorld(t)
 			ctx := t.Context()
 			c := w.issue(t)
 			want := 1
+			other := w.issue(t)
+			if undone == "both" { // as many entries as before
+				_, err := w.Hold(ctx, officer, status.Act{CertSerial: other.CertSerial})
+				noError(t, err)
+			}
 			if undone == "release" {
 				_, err := w.Hold(ctx, officer, status.Act{CertSerial: c.CertSerial})
 				noError(t, err)
@@ -209,6 +218,10 @@ func TestRevocationSurvivesRestartUnpublished(t *testing.T) {
 			}
 			noError(t, w.Step(ctx))
 			w.clock.add(time.Minute)
+			if undone == "both" {
+				_, err := w.Release(ctx, officer, status.Act{CertSerial: other.CertSerial})
+				noError(t, err)
+			}
 			if undone == "release" {
 				_, err := w.Release(ctx, officer, status.Act{CertSerial: c.CertSerial})
 				noError(t, err)
@@ -331,6 +344,17 @@ func TestStatusKnowsOnlyWhatWasIssuedHere(t *testing.T) {
 		t.Fatalf("a stranger's certificate is %v", got.State)
 	}
 	own := w.issue(t)
+	// Another's certificate under a serial of ours.
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	noError(t, err)
+	template := &x509.Certificate{SerialNumber: parse(t, own.DER).SerialNumber, NotBefore: own.NotBefore, NotAfter: own.NotAfter}
+	forged, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	noError(t, err)
+	got, err = w.Status(t.Context(), parse(t, forged), nil)
+	noError(t, err)
+	if got.State != chain.Unknown {
+		t.Fatalf("a forged certificate is %v", got.State)
+	}
 	noError(t, w.store.Close())
 	if _, err := w.Status(t.Context(), parse(t, own.DER), nil); err == nil {
 		t.Fatal("an answer without the record")

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ocsp"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/status"
@@ -192,6 +193,46 @@ func TestAnswersAreCachedUntilSomethingChanges(t *testing.T) {
 	w.clock.add(31 * time.Minute)
 	if get(other, beside) == near {
 		t.Fatal("an old answer is still given")
+	}
+}
+
+// between lets something happen after a credential was read.
+type between struct {
+	status.Register
+	then func()
+}
+
+func (b *between) CredentialBySerial(ctx context.Context, s access.Scope, certSerial []byte) (device.Credential, error) {
+	c, err := b.Register.CredentialBySerial(ctx, s, certSerial)
+	if then := b.then; then != nil {
+		b.then = nil
+		then()
+	}
+	return c, err
+}
+
+// An answer that was being made while its certificate was revoked is not kept.
+func TestAnswerOvertakenByRevocationIsNotCached(t *testing.T) {
+	w := newWorld(t)
+	c := w.issue(t)
+	ca := w.certificate(t, "issuing")
+	register := &between{Register: w.store}
+	s, err := status.New(status.Config{
+		Store: w.store, Register: register, Leases: w.store, Authorities: w.authorities,
+		Now: w.clock.now, Rand: rand.Reader, Node: "n2",
+	})
+	noError(t, err)
+	register.then = func() {
+		w.revoke(t, c, "keyCompromise")
+		w.tell(t, s)
+	}
+	if r := w.answer(t, s, "issuing", c, crypto.SHA1); r.Status != ocsp.Good {
+		t.Fatalf("status %d: the test did not reach its moment", r.Status)
+	}
+	a, err := s.Answer(t.Context(), ocspRequest(t, ca, parse(t, c.DER)))
+	noError(t, err)
+	if r, err := ocsp.ParseResponse(a.DER, ca); err != nil || r.Status != ocsp.Revoked {
+		t.Fatalf("still good: %v", err)
 	}
 }
 
