@@ -10,6 +10,9 @@ packages=(
     libstrongswan-standard-plugins  # without these two, pki has neither curl
     libstrongswan-extra-plugins     # nor elliptic curves
     gnutls-bin                      # ocsptool and certtool, the second opinion
+    strace                          # power cuts: syncs that do nothing
+    e2fsprogs                       # power cuts: a file system of their own
+    mount
     openssl
     curl
     jq

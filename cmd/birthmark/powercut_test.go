@@ -67,7 +67,7 @@ func newDisk(t *testing.T) *disk {
 	t.Helper()
 	needs.Linux(t)
 	mkfs := needs.Command(t, "mkfs.ext4")
-	needs.Need(t, "the right to mount (root)", os.Geteuid() == 0)
+	needs.Root(t)
 	dir := t.TempDir()
 	d := &disk{t: t, image: filepath.Join(dir, "disk"), mount: filepath.Join(dir, "mount")}
 	if err := os.Mkdir(d.mount, 0o700); err != nil {

@@ -74,6 +74,20 @@ func Unix(t testing.TB) {
 	Need(t, "a Unix system", runtime.GOOS != "windows" && runtime.GOOS != "plan9")
 }
 
+// Root limits a test to the user who may mount file systems. Who works without
+// that right gets a named skip also from `make test`; CI, which sets CI, does
+// not.
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("needs root, and CI forbids to skip")
+	}
+	t.Skip("needs root")
+}
+
 // Time skips a test that takes long when -short was asked for. It is the one
 // skip that BIRTHMARK_NO_SKIP does not forbid: -short is a choice of whoever
 // runs the tests, and CI does not make it.

@@ -117,6 +117,10 @@ func (e *Enroller) Enroll(ctx context.Context, r Request) (*Response, error) {
 			}
 		}
 		d, err := e.decide(ctx, plane, &r, q, csr)
+		if newer := e.afterRefusal(ctx, plane, err); newer != nil {
+			plane = newer
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -138,6 +142,26 @@ func (e *Enroller) Enroll(ctx context.Context, r Request) (*Response, error) {
 		}
 	}
 	return nil, fault.New(fault.IssuanceBusy)
+}
+
+// afterRefusal returns a newer view of the control plane if err may come from
+// an old one: what another node added a moment ago is not refused here. It
+// returns nil when the refusal stands.
+func (e *Enroller) afterRefusal(ctx context.Context, plane *authority.Snapshot, err error) *authority.Snapshot {
+	f, ok := errors.AsType[*fault.Error](err)
+	if !ok || !slices.Contains(ofControlPlane, f.Code) {
+		return nil
+	}
+	newer, err := e.authorities.RefreshAfter(ctx, plane.Epoch)
+	if err != nil || newer.Epoch == plane.Epoch {
+		return nil
+	}
+	return newer
+}
+
+// ofControlPlane are the refusals that a change of the control plane can lift.
+var ofControlPlane = []fault.Code{
+	fault.ProductUnknown, fault.LabelUnknown, fault.ProfileUnknown, fault.ProfileNotAllowed, fault.AuthorityUnknown, fault.AuthorityState, fault.KeyNotAllowed,
 }
 
 // decision is what will be issued, and under which state of the record.

@@ -29,6 +29,8 @@ var secret = keystore.Secret("correct horse battery staple")
 // world is an installation on real SQLite with a movable clock.
 type world struct {
 	t        *testing.T
+	dsn      string
+	keys     *keystore.Store
 	store    *store.Store
 	plane    *authority.Service
 	register *device.Register
@@ -53,26 +55,17 @@ func (w *world) pass(d time.Duration) {
 
 func newWorld(t *testing.T, profiles ...string) *world {
 	t.Helper()
-	w := &world{t: t, now: time.Now().Truncate(time.Second), operator: &access.Caller{Name: "system", Scope: access.Everything()}}
+	return newWorldOn(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), profiles...)
+}
+
+func newWorldOn(t *testing.T, dsn string, profiles ...string) *world {
+	t.Helper()
+	w := &world{t: t, dsn: dsn, now: time.Now().Truncate(time.Second), operator: &access.Caller{Name: "system", Scope: access.Everything()}}
 	ctx := t.Context()
-	dir := t.TempDir()
-	log := slog.New(slog.DiscardHandler)
 	var err error
-	w.store, err = store.Open(ctx, store.Config{
-		DSN: "sqlite:" + filepath.Join(dir, "test.db"), Node: "test", Now: w.clock, Rand: rand.Reader, Logger: log,
-	})
+	w.keys, err = keystore.Open(keystore.Config{Dir: filepath.Join(t.TempDir(), "keys"), Rand: rand.Reader, Iterations: 1000})
 	must(t, err)
-	keys, err := keystore.Open(keystore.Config{Dir: filepath.Join(dir, "keys"), Rand: rand.Reader, Iterations: 1000})
-	must(t, err)
-	w.plane, err = authority.New(authority.Config{
-		Store: w.store, Register: w.store, Keys: keys, Secret: func(string) (keystore.Secret, error) { return secret, nil },
-		Now: w.clock, Rand: rand.Reader, Node: "test", Block: 64,
-	})
-	must(t, err)
-	t.Cleanup(func() {
-		must(t, w.plane.Close(context.Background()))
-		must(t, w.store.Close())
-	})
+	w.open("first")
 	must(t, w.store.Install(ctx, authority.Installation{ID: [16]byte{1}, Organization: "Acme", CreatedAt: w.now},
 		ledger.Entry{Kind: ledger.Installed, At: w.now, Actor: "system", Body: ledger.JSON(struct{}{})}))
 	_, err = w.plane.CreateRoot(ctx, "system", authority.NewAuthority{Name: "root", Secret: secret})
@@ -87,14 +80,45 @@ func newWorld(t *testing.T, profiles ...string) *world {
 		_, err := w.plane.ImportProfile(ctx, "system", []byte(text))
 		must(t, err)
 	}
+	w.register, err = device.NewRegister(device.RegisterConfig{Store: w.store, Now: w.clock, Rand: rand.Reader})
+	must(t, err)
+	return w
+}
+
+// open is a node's start on the world's database.
+func (w *world) open(node string) {
+	t := w.t
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	var err error
+	w.store, err = store.Open(t.Context(), store.Config{DSN: w.dsn, Node: node, Now: w.clock, Rand: rand.Reader, Logger: log})
+	must(t, err)
+	w.plane, err = authority.New(authority.Config{
+		Store: w.store, Register: w.store, Keys: w.keys, Secret: func(string) (keystore.Secret, error) { return secret, nil },
+		Now: w.clock, Rand: rand.Reader, Node: node, Block: 64,
+	})
+	must(t, err)
+	plane, db := w.plane, w.store
+	t.Cleanup(func() {
+		must(t, plane.Close(context.Background()))
+		must(t, db.Close())
+	})
 	w.enroller, err = enroll.New(enroll.Config{
 		Devices: w.store, Authorities: w.plane, Approvals: w.store, MayIssue: func() error { return nil },
 		Now: w.clock, Rand: rand.Reader, Logger: log,
 	})
 	must(t, err)
-	w.register, err = device.NewRegister(device.RegisterConfig{Store: w.store, Now: w.clock, Rand: rand.Reader})
-	must(t, err)
-	return w
+}
+
+// secondNode is another node on the same database, with caches of its own that
+// nobody refreshes.
+func (w *world) secondNode() *world {
+	w.t.Helper()
+	second := &world{t: w.t, dsn: w.dsn, keys: w.keys, now: w.now, operator: w.operator}
+	second.open("second")
+	_, err := second.plane.Snapshot(w.t.Context())
+	must(w.t, err)
+	return second
 }
 
 func must(t *testing.T, err error) {
