@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"slices"
 	"time"
@@ -302,9 +301,10 @@ func (v *verification) device(ctx context.Context, row *DeviceRow, before int64)
 		{"state", int64(row.State), int64(d.state)},
 		{"site", row.Site, d.site},
 		{"owner", row.Owner, d.owner},
-		{"time when the secret was spent", seconds(row.SecretSpent), d.spentAt},
-		{"key that spent the secret", maphash.Bytes(r.seed, row.SecretSPKI[:]), d.spentSPKI},
 		{"number of slots", len(row.Current), int(d.slots)},
+	}
+	if r.spentDigest(row.SecretSpent, &row.SecretSPKI) != d.spent {
+		return false, badRow(what, d.touched, "when the one-time secret was spent (%d), or with which key, is not what the entry says", seconds(row.SecretSpent))
 	}
 	for _, slot := range slices.Sorted(maps.Keys(row.Current)) {
 		list = append(list, field{"certificate in slot " + slot, row.Current[slot], r.current(d, row.ID, slot)})

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
+	"iter"
 	"math"
 	"slices"
 	"time"
@@ -38,8 +39,8 @@ type register struct {
 	leases      []leaseState    // in order of first
 	crls        map[crlKey]*crlState
 	issued      map[int64]int64 // certificates of each authority
-	keys        []claim         // of public keys
-	serials     []claim         // of certificate serials
+	keys        claims          // of public keys
+	serials     claims          // of certificate serials
 	scratch     tuple
 }
 
@@ -59,9 +60,8 @@ type deviceState struct {
 	fixed         uint64 // device serial, product, time of registration
 	rest          uint64 // region, labels, secret
 	site, owner   int64
-	spentAt       int64 // unix seconds
-	spentSPKI     uint64
-	credential    int64 // of the first slot
+	spent         uint64 // when and with which key the secret was spent
+	credential    int64  // of the first slot
 	slot          int16
 	slots         int16
 	state         uint8
@@ -96,11 +96,23 @@ type crlState struct {
 	der    [32]byte
 }
 
-// claim is that the certificate of an entry has a key or serial, of a device.
-type claim struct {
-	digest uint64
-	leaf   int64
-	device int64
+// claim is that the certificate of an entry has a key or a serial: a digest of
+// the value, and the entry's index above 24 bits of a digest of the device. Both
+// are keyed anew in each run.
+type claim struct{ value, place uint64 }
+
+const deviceBits = 24
+
+func (c claim) leaf() int64 { return int64(c.place >> deviceBits) }
+
+func (c claim) sameDevice(o claim) bool { return (c.place^o.place)<<(64-deviceBits) == 0 }
+
+// claims are in buckets, so that they grow and are sorted a little at a time.
+type claims [256][]claim
+
+func (c *claims) add(n claim) {
+	b := &c[n.value>>56]
+	*b = append(*b, n)
 }
 
 func newRegister(seed maphash.Seed, pass, passes uint64) *register {
@@ -210,6 +222,13 @@ func (r *register) restDigest(region string, labels, secret *[32]byte) uint64 {
 		t.text(region)
 		t.raw(labels[:])
 		t.raw(secret[:])
+	})
+}
+
+func (r *register) spentDigest(at time.Time, spki *[32]byte) uint64 {
+	return r.sum(func(t *tuple) {
+		t.when(at)
+		t.raw(spki[:])
 	})
 }
 
@@ -346,10 +365,9 @@ func (r *register) issue(at int64, when time.Time, b *Issued) error {
 	return r.enroll(at, when, b)
 }
 
-func (r *register) claim(list *[]claim, value []byte, leaf, device int64) {
-	digest := maphash.Bytes(r.seed, value)
-	if digest%r.passes == r.pass {
-		*list = append(*list, claim{digest, leaf, device})
+func (r *register) claim(c *claims, value []byte, leaf, device int64) {
+	if v := maphash.Bytes(r.seed, value); v%r.passes == r.pass {
+		c.add(claim{v, uint64(leaf)<<deviceBits | maphash.Comparable(r.seed, device)>>(64-deviceBits)})
 	}
 }
 
@@ -376,7 +394,7 @@ func (r *register) enroll(at int64, when time.Time, b *Issued) error {
 	d.touched, d.version, d.state = at, b.DeviceVersion, b.DeviceState
 	r.setSlot(d, b.Device, b.Slot, b.Credential)
 	if b.SecretSpent {
-		d.spentAt, d.spentSPKI = seconds(when), maphash.Bytes(r.seed, b.SPKI[:])
+		d.spent = r.spentDigest(when, &b.SPKI)
 	}
 	return nil
 }
@@ -539,7 +557,7 @@ func (r *register) enlist(at int64, when time.Time, b *Registered) error {
 	row := b.row(when)
 	*d = deviceState{
 		leaf: at, touched: at, changed: at, version: b.Version, state: b.State, site: b.Site, owner: b.Owner,
-		fixed: r.fixedDigest(&row), rest: r.restDigest(b.Region, &b.Labels, &b.Secret), spentSPKI: maphash.Bytes(r.seed, make([]byte, 32)),
+		fixed: r.fixedDigest(&row), rest: r.restDigest(b.Region, &b.Labels, &b.Secret), spent: r.spentDigest(time.Time{}, new([32]byte)),
 	}
 	return nil
 }
@@ -580,26 +598,21 @@ func (r *register) change(at int64, b *Changed) error {
 	}
 	d.touched, d.changed, d.version, d.state, d.site, d.owner = at, at, b.Version, b.State, b.Site, b.Owner
 	d.rest = r.restDigest(b.Region, &b.Labels, &b.Secret)
-	d.spentAt, d.spentSPKI = seconds(b.SecretSpent), maphash.Bytes(r.seed, b.SecretSPKI[:])
+	d.spent = r.spentDigest(b.SecretSpent, &b.SecretSPKI)
 	return nil
 }
 
-// claims returns the first certificate whose serial was given before, or whose
-// public key another device has.
-func (r *register) claims() (leaf int64, err error) {
-	leaf = -1
-	first := func(list []claim, conflict func(a, b claim) bool, what string) {
-		slices.SortFunc(list, func(a, b claim) int {
-			return cmp.Or(cmp.Compare(a.digest, b.digest), cmp.Compare(a.leaf, b.leaf))
-		})
-		for i := 1; i < len(list); i++ {
-			a, b := list[i-1], list[i]
-			if a.digest == b.digest && conflict(a, b) && (leaf < 0 || b.leaf < leaf) {
-				leaf, err = b.leaf, broken("its %s is that of entry %d", what, a.leaf)
+// shared yields the claims to a value that was claimed before, each after the
+// one before it.
+func (c *claims) shared() iter.Seq2[claim, claim] {
+	return func(yield func(earlier, later claim) bool) {
+		for _, bucket := range c {
+			slices.SortFunc(bucket, func(a, b claim) int { return cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.place, b.place)) })
+			for i := 1; i < len(bucket); i++ {
+				if bucket[i-1].value == bucket[i].value && !yield(bucket[i-1], bucket[i]) {
+					return
+				}
 			}
 		}
 	}
-	first(r.serials, func(a, b claim) bool { return true }, "certificate serial")
-	first(r.keys, func(a, b claim) bool { return a.device != b.device }, "public key")
-	return leaf, err
 }

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -575,5 +576,81 @@ func TestVerifyPassesReadErrorsOn(t *testing.T) {
 		if _, err := verifyWith(t, w.memory, VerifyOptions{}); !errors.Is(err, errInjected) {
 			t.Errorf("%s: %v", op, err)
 		}
+	}
+}
+
+func TestVerifyRefusesAnEntryThatContradictsTheOthers(t *testing.T) {
+	base := newWorld(t, 12)
+	base.work(300)
+	base.issue()
+	last := base.credentials[base.credentialIDs[len(base.credentialIDs)-1]]
+	device := base.devices[base.deviceIDs[0]]
+	free := base.next + 1000
+	leased := &Leased{Node: "n1", Fence: 1, First: free, Count: 10, Seed: sha256.Sum256([]byte("s"))}
+	issued := func(edit func(b *Issued)) *Issued {
+		b := &Issued{
+			Credential: free, CertSerial: []byte{1, 2, 3}, Authority: 1, Profile: 1, Kind: "ldevid", Purpose: "x", Device: device.ID,
+			DeviceVersion: device.Version + 1, DeviceState: 4, Slot: "ldevid/x", SPKI: [32]byte{1}, DER: [32]byte{2},
+		}
+		edit(b)
+		return b
+	}
+	for _, c := range []struct {
+		name string
+		want string
+		add  []Entry
+	}{
+		{"outside every block", "outside every block", []Entry{{Kind: CertificateIssued, Body: issued(func(b *Issued) { b.Credential = free + 50 })}}},
+		{"issued twice", "was issued before", []Entry{{Kind: CertificateIssued, Body: issued(func(*Issued) {})}, {Kind: CertificateIssued, Body: issued(func(b *Issued) { b.DeviceVersion++ })}}},
+		{"after the block was closed", "closed", []Entry{
+			{Kind: SerialsClosed, Body: &Closed{Node: "n1", First: free, Count: 10, Abandoned: [][2]int64{{free, free + 9}}}},
+			{Kind: CertificateIssued, Body: issued(func(*Issued) {})},
+		}},
+		{"serial given twice", "certificate serial is that of entry", []Entry{{Kind: CertificateIssued, Body: issued(func(b *Issued) { b.CertSerial = last.CertSerial })}}},
+		{"key of another device", "of another device", []Entry{{Kind: CertificateIssued, Body: issued(func(b *Issued) {
+			b.SPKI = last.SPKI
+			b.Device = base.otherDevice(last.Device)
+			b.DeviceVersion = 1 << 20
+		})}}},
+		{"device unknown", "never registered", []Entry{{Kind: CertificateIssued, Body: issued(func(b *Issued) { b.Device = 4711 })}}},
+		{"device goes back", "from version", []Entry{{Kind: CertificateIssued, Body: issued(func(b *Issued) { b.DeviceVersion = device.Version })}}},
+		{"block overlaps", "overlaps", []Entry{{Kind: SerialsLeased, Body: &Leased{Node: "n1", First: free + 5, Count: 10, Seed: [32]byte{1}}}}},
+		{"block closed twice", "a second time", []Entry{
+			{Kind: SerialsClosed, Body: &Closed{Node: "n1", First: free, Count: 10, Abandoned: [][2]int64{{free, free + 9}}}},
+			{Kind: SerialsClosed, Body: &Closed{Node: "n1", First: free, Count: 10, Abandoned: [][2]int64{{free, free + 9}}}},
+		}},
+		{"an abandoned serial was used", "abandons certificate", []Entry{
+			{Kind: CertificateIssued, Body: issued(func(*Issued) {})},
+			{Kind: SerialsClosed, Body: &Closed{Node: "n1", First: free, Count: 10, Abandoned: [][2]int64{{free, free + 9}}}},
+		}},
+		{"serials unaccounted for", "were used", []Entry{{Kind: SerialsClosed, Body: &Closed{Node: "n1", First: free, Count: 10}}}},
+		{"revoked twice", "already", []Entry{
+			{Kind: CertificateIssued, Body: issued(func(*Issued) {})},
+			{Kind: CertificateRevoked, Body: &Revoked{Credential: free, CertSerial: []byte{1}, Authority: 1, Device: device.ID, Reason: 1}},
+			{Kind: CertificateRevoked, Body: &Revoked{Credential: free, CertSerial: []byte{1}, Authority: 1, Device: device.ID, Reason: 1}},
+		}},
+		{"released but not held", "not on hold", []Entry{{Kind: CertificateFreed, Body: &Released{Credential: last.ID, CertSerial: []byte{1}, Authority: 1, Device: last.Device}}}},
+		{"revoked but never issued", "never issued", []Entry{{Kind: CertificateRevoked, Body: &Revoked{Credential: free + 3, CertSerial: []byte{1}, Authority: 1, Reason: 1}}}},
+		{"registered twice", "registered before", []Entry{{Kind: DeviceRegistered, Body: &Registered{Device: device.ID, DeviceSerial: "x", State: 1, Version: 1}}}},
+		{"CRL number goes back", "follows", []Entry{
+			{Kind: CRLSigned, Body: &SignedCRL{Authority: 9, Number: 5, DER: [32]byte{1}}}, {Kind: CRLSigned, Body: &SignedCRL{Authority: 9, Number: 5, DER: [32]byte{1}}},
+		}},
+		{"not canonical", "canonical", []Entry{{Kind: CertificateUsed, Body: Raw(`{"device":"x"}`)}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := base.copy()
+			w := &world{memory: m, t: t, r: rand.New(rand.NewPCG(1, 1)), now: testTime}
+			w.record(Entry{Kind: SerialsLeased, At: testTime, Actor: "system", Body: leased})
+			for _, e := range c.add {
+				e.At, e.Actor = testTime, "system"
+				w.record(e)
+			}
+			w.hash()
+			_, err := verifyWith(t, m, VerifyOptions{})
+			f, ok := errors.AsType[*fault.Error](err)
+			if want := fmt.Sprintf("entry %d (%s)", m.size-1, c.add[len(c.add)-1].Kind); !ok || f.Code != fault.LedgerBroken || !strings.Contains(f.Detail, c.want) || !strings.HasPrefix(f.Detail, want) {
+				t.Errorf("got %v, want %q and %q", err, want, c.want)
+			}
+		})
 	}
 }

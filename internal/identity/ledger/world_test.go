@@ -381,3 +381,9 @@ func (m *memory) copy() *memory {
 	c.revocations, c.crls = slices.Clone(m.revocations), slices.Clone(m.crls)
 	return c
 }
+
+// otherDevice returns a device that is not this one.
+func (w *world) otherDevice(id int64) int64 {
+	i := slices.IndexFunc(w.deviceIDs, func(other int64) bool { return other != id })
+	return w.deviceIDs[i]
+}
