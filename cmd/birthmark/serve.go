@@ -145,10 +145,11 @@ func (n *node) serve(ctx context.Context, started func(addresses)) error {
 // start loads what serving needs: the control plane with its keys, the ledger's
 // key.
 func (n *node) start(ctx context.Context) error {
-	if _, err := n.store.Installation(ctx); err != nil {
+	i, err := n.store.Installation(ctx)
+	if err != nil {
 		return err
 	}
-	if n.settings.PassphraseFile == "" {
+	if n.settings.PassphraseFile == "" && !i.Quickstart {
 		n.log.Warn("the issuing keys' passphrase lies beside the keys; name a --passphrase-file elsewhere", "file", n.folder.passphrase())
 	}
 	if err := n.startLedger(ctx); err != nil {

@@ -43,6 +43,15 @@ func (n *NewAuthority) check(defaultProfile string) error {
 	return nil
 }
 
+// title tells authorities of one organization apart by their names: two CAs
+// with one subject and different keys mislead whoever looks for an issuer.
+func (n *NewAuthority) title(what string) string {
+	if n.Name == string(Root) || n.Name == string(Issuing) {
+		return what
+	}
+	return n.Name + " " + what
+}
+
 // CreateRoot makes a root: its key under the passphrase given, its certificate
 // signed by itself, and its record. Each step is on record before the next, so
 // that a call that was interrupted anywhere is finished by the same call again.
@@ -76,7 +85,7 @@ func (s *Service) CreateRoot(ctx context.Context, actor string, n NewAuthority) 
 		}
 		return &decision{
 			authority: &a, version: version, compiled: compiled, spki: spki, keyKind: device.KeyOurs,
-			values: authorityValues(snap.Installation, n.CommonName, "Root CA"),
+			values: authorityValues(snap.Installation, n.CommonName, n.title("Root CA")),
 		}, nil
 	})
 	if err != nil {

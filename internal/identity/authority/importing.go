@@ -221,5 +221,5 @@ func (s *Service) RequestIssuing(ctx context.Context, actor string, n NewAuthori
 	if err != nil {
 		return nil, err
 	}
-	return certificationRequest(s.random, key, authorityValues(snap.Installation, n.CommonName, "Issuing CA"))
+	return certificationRequest(s.random, key, authorityValues(snap.Installation, n.CommonName, n.title("Issuing CA")))
 }

@@ -94,7 +94,7 @@ func (r *RootSession) CreateIssuing(ctx context.Context, actor string, n NewAuth
 	if err != nil {
 		return Authority{}, err
 	}
-	c, err := r.certify(ctx, actor, version, p, spki, device.KeyOurs, n.CommonName, "Issuing CA")
+	c, err := r.certify(ctx, actor, version, p, spki, device.KeyOurs, n.CommonName, n.title("Issuing CA"))
 	if err != nil {
 		return Authority{}, err
 	}
@@ -117,7 +117,7 @@ func (r *RootSession) SignSubordinate(ctx context.Context, actor string, n NewAu
 	if err != nil {
 		return Authority{}, err
 	}
-	c, err := r.certify(ctx, actor, version, p, req.SPKI, device.KeySoftware, n.CommonName, "Issuing CA")
+	c, err := r.certify(ctx, actor, version, p, req.SPKI, device.KeySoftware, n.CommonName, n.title("Issuing CA"))
 	if err != nil {
 		return Authority{}, err
 	}
