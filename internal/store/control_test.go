@@ -42,6 +42,17 @@ func TestControlOnPostgres(t *testing.T) {
 	storetest.Control(t, func(t *testing.T) *store.Store { return open(t, ownSchema(t, dsn)) })
 }
 
+func TestMoveBetweenDatabases(t *testing.T) {
+	dsn := needs.Postgres(t)
+	t.Parallel()
+	lite := func(t *testing.T) *store.Store {
+		return open(t, "sqlite:"+filepath.Join(t.TempDir(), "birthmark.db"))
+	}
+	postgres := func(t *testing.T) *store.Store { return open(t, ownSchema(t, dsn)) }
+	t.Run("SQLite to PostgreSQL", func(t *testing.T) { storetest.Move(t, lite, postgres) })
+	t.Run("PostgreSQL to SQLite", func(t *testing.T) { storetest.Move(t, postgres, lite) })
+}
+
 // ownSchema is the connection string of an empty schema, dropped with the test.
 func ownSchema(t *testing.T, dsn string) string {
 	t.Helper()

@@ -272,3 +272,15 @@ func testSeed(t *testing.T, open Open) {
 	f.ok(err)
 	f.same(cred, bySerial)
 }
+
+// Move tests that a backup of one sort of database restores into another.
+func Move(t *testing.T, from, to Open) {
+	f := filled(t, from)
+	raw, _ := f.backup()
+	g := newFixture(t, to(t))
+	_, err := g.s.Restore(t.Context(), bytes.NewReader(raw), g.restoration())
+	g.ok(err)
+	g.sameRegister(f)
+	g.keys = 1000
+	g.issue(g.s.DeviceID("SN-1"), "idevid", "")
+}

@@ -266,7 +266,10 @@ func (f *fixture) compareCredentials(r *rand.Rand, all []device.Credential, devi
 
 func testBoundedLists(t *testing.T, open Open) {
 	f := newFixture(t, open(t))
-	f.ok(f.s.Seed(t.Context(), seedConfig(f, 12_000, 11_000)))
+	seed := seedConfig(f, 12_000, 11_000)
+	seed.Products = []int64{1, 1, 1, 2}
+	f.ok(f.s.Seed(t.Context(), seed))
+	f.registeredOfTwoProducts()
 	last := f.device("THE-ONE")
 	last.Site = 9
 	f.add(last)
@@ -293,6 +296,19 @@ func testBoundedLists(t *testing.T, open Open) {
 		f.refused(err, fault.ParameterInvalid)
 		_, _, err = f.s.Devices(t.Context(), access.Everything(), device.DeviceQuery{After: cursor})
 		f.refused(err, fault.ParameterInvalid)
+	}
+}
+
+// registeredOfTwoProducts walks two products of unequal size, in which what is
+// looked for is rare.
+func (f *fixture) registeredOfTwoProducts() {
+	f.Helper()
+	got, _, err := walked(f.Context(), func(after string) ([]device.Device, string, error) {
+		return f.s.Devices(f.Context(), access.Limited([]int64{1, 2}, nil, nil), device.DeviceQuery{State: device.Registered, After: after, Limit: 300})
+	})
+	f.ok(err)
+	if len(got) != 1000 || !slices.IsSortedFunc(got, func(a, b device.Device) int { return cmp.Or(cmp.Compare(a.ID, b.ID), -1) }) {
+		f.Errorf("%d devices, or not in order", len(got))
 	}
 }
 
