@@ -236,4 +236,3 @@ func (w *wire) mend() {
 	defer w.mu.Unlock()
 	w.whole = true
 }
-

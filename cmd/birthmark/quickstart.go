@@ -384,11 +384,19 @@ func (s *story) whatNext(ctx context.Context) error {
 		return err
 	}
 	s.say("\nTry it yourself, with a key of your own:\n  sh %s\n", path)
-	s.say("And the command line, in another terminal:\n  birthmark device list --data %[1]s\n  birthmark ledger verify --data %[1]s", s.cmd.Data)
+	s.say("And the command line, in another terminal:\n  %[1]s device list --data %[2]s\n  %[1]s ledger verify --data %[2]s", invocation(), s.cmd.Data)
 	if !s.cmd.Exit {
 		s.say("\nServing: devices https://%s  status http://%s  API http://%s. Stop with Ctrl-C.", s.at.device, s.at.status, s.at.console)
 	}
 	return nil
+}
+
+// invocation is how the user started this program.
+func invocation() string {
+	if strings.Contains(os.Args[0], "go-build") {
+		return "go run ./cmd/birthmark"
+	}
+	return os.Args[0]
 }
 
 // tryScript enrolls a key made by openssl with curl. Arguments: bundle, device

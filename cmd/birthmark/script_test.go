@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,7 +49,7 @@ func runScripts(t *testing.T, dir string) {
 		Dir: dir, RequireExplicitExec: true, Setup: scriptSetup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready": scriptReady, "term": scriptTerm, "kill9": scriptKill, "jsonfield": scriptJSONField,
-			"certserial": scriptCertSerial, "sql": scriptSQL,
+			"certserial": scriptCertSerial, "sql": scriptSQL, "served": scriptServed,
 		},
 	})
 }
@@ -96,6 +97,16 @@ func scriptReady(ts *testscript.TestScript, _ bool, _ []string) {
 		case <-ticker.C:
 		}
 	}
+}
+
+// scriptServed is "served FILE": waits until a background command has made it.
+func scriptServed(ts *testscript.TestScript, _ bool, args []string) {
+	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("%s does not come", args[0])
 }
 
 // scriptTerm is "term": tells the background commands to stop.

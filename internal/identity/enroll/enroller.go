@@ -401,19 +401,19 @@ func (e *Enroller) issue(ctx context.Context, d *decision, csr *request.Request)
 	if err != nil {
 		return device.Credential{}, err
 	}
-	serial, err := e.authorities.NextSerial(ctx)
+	certSerial, err := e.authorities.NextSerial(ctx)
 	if err != nil {
 		return device.Credential{}, err
 	}
 	der, err := d.road.Compiled.Issue(issuing.Input{
-		CertSerial: serial.Bytes, NotBefore: notBefore, NotAfter: notAfter,
+		CertSerial: certSerial.Bytes, NotBefore: notBefore, NotAfter: notAfter,
 		Values: d.road.Values(&q.device), SPKI: csr.SPKI,
 	})
 	if err != nil {
 		return device.Credential{}, err
 	}
 	c := device.Credential{
-		ID: serial.ID, CertSerial: serial.Bytes, Authority: d.road.Authority.ID, Profile: d.road.Version.ID,
+		ID: certSerial.ID, CertSerial: certSerial.Bytes, Authority: d.road.Authority.ID, Profile: d.road.Version.ID,
 		Kind: string(d.road.Profile.Kind), Purpose: d.purpose, Device: q.device.ID,
 		Product: q.device.Product, Site: q.device.Site, Owner: q.device.Owner,
 		State: device.Issued, KeyKind: device.KeySoftware, NotBefore: notBefore, NotAfter: notAfter,
@@ -425,7 +425,7 @@ func (e *Enroller) issue(ctx context.Context, d *decision, csr *request.Request)
 		change.SpendSPKI = &csr.SPKIDigest
 	}
 	i := device.Issuance{
-		Credential: c, Lease: serial.Lease, ControlEpoch: d.epoch, Change: change,
+		Credential: c, Lease: certSerial.Lease, ControlEpoch: d.epoch, Change: change,
 		SameKeyAs: d.sameKeyAs, Approval: d.approval,
 	}
 	i.Entries = []ledger.Entry{{Kind: ledger.CertificateIssued, At: now, Actor: deviceActor(q.device.ID), Body: issuedBody(&i, d)}}
