@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -92,7 +94,10 @@ func deviceInsert(n int) string {
 	return b.String()
 }
 
+// insertDevices goes in order of id: along the table, and never into a circle
+// with another registration of the same devices.
 func insertDevices(ctx context.Context, t *tx, devices []device.Device, batch int64) error {
+	devices = slices.SortedFunc(slices.Values(devices), func(a, b device.Device) int { return cmp.Compare(a.ID, b.ID) })
 	for len(devices) > 0 {
 		n := min(insertedAtOnce, len(devices))
 		args := make([]any, 0, 16*n)
