@@ -24,12 +24,12 @@ type Approval struct {
 	ExpiresAt   time.Time       `json:"expires_at"`
 }
 
-func showApproval(a *access.Approval) Approval {
+func showApproval(a *access.Approval, now time.Time) Approval {
 	out := Approval{
 		ID: a.ID, Kind: a.Kind, Parameters: a.Params, Requester: a.Requester, Reason: a.Reason, State: a.State.String(),
 		DecidedBy: a.DecidedBy, RequestedAt: a.RequestedAt, ExpiresAt: a.ExpiresAt,
 	}
-	if a.State == access.Waiting && time.Now().After(a.ExpiresAt) {
+	if a.State == access.Waiting && now.After(a.ExpiresAt) {
 		out.State = "expired"
 	}
 	if !a.DecidedAt.IsZero() {
@@ -51,7 +51,7 @@ func (a *API) listApprovals(ctx context.Context, _ *access.Caller, in *Page) (*l
 	}
 	items := make([]Approval, len(rows))
 	for i := range rows {
-		items[i] = showApproval(&rows[i])
+		items[i] = showApproval(&rows[i], a.now())
 	}
 	return newList(items, next), nil
 }
@@ -66,7 +66,7 @@ func (a *API) showApproval(ctx context.Context, _ *access.Caller, in *IDPath) (*
 	if err != nil {
 		return nil, err
 	}
-	return &one[Approval]{showApproval(&row)}, nil
+	return &one[Approval]{showApproval(&row, a.now())}, nil
 }
 
 func (a *API) decideApproval(ctx context.Context, c *access.Caller, in *struct {
@@ -81,7 +81,7 @@ func (a *API) decideApproval(ctx context.Context, c *access.Caller, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	return &one[Approval]{showApproval(&row)}, nil
+	return &one[Approval]{showApproval(&row, a.now())}, nil
 }
 
 // Token is an API token as the API shows it.
@@ -110,9 +110,7 @@ func (n productNames) token(t *access.Token) Token {
 	for _, action := range t.Actions {
 		out.Actions = append(out.Actions, string(action))
 	}
-	for _, id := range t.Products {
-		out.Products = append(out.Products, n[id])
-	}
+	out.Products = n.names(t.Products)
 	return out
 }
 
@@ -145,7 +143,7 @@ func (a *API) createToken(ctx context.Context, c *access.Caller, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	t := access.Token{Name: in.Body.Name, ExpiresAt: time.Now().Add(time.Duration(in.Body.Days) * 24 * time.Hour)}
+	t := access.Token{Name: in.Body.Name, ExpiresAt: a.now().Add(time.Duration(in.Body.Days) * 24 * time.Hour)}
 	for _, action := range in.Body.Actions {
 		t.Actions = append(t.Actions, access.Action(action))
 	}
@@ -175,7 +173,7 @@ func (a *API) revokeToken(ctx context.Context, c *access.Caller, in *IDPath) (*n
 
 // Operator is a person who works with the server.
 type Operator struct {
-	Name      string    `json:"name" doc:"local:USER for a user of the server's machine"`
+	Name      string    `json:"name" maxLength:"100" doc:"local:USER for a user of the server's machine"`
 	Roles     []string  `json:"roles" minItems:"1" doc:"viewer, line-lead, ra-officer, ca-officer, auditor, administrator"`
 	Products  []string  `json:"products,omitempty" doc:"Products in scope; absent: all"`
 	Disabled  bool      `json:"disabled,omitempty"`
@@ -200,9 +198,7 @@ func (a *API) listOperators(ctx context.Context, c *access.Caller, _ *nothing) (
 	items := make([]Operator, len(rows))
 	for i, o := range rows {
 		items[i] = Operator{Name: o.Name, Roles: o.Roles, Disabled: o.Disabled, CreatedAt: o.CreatedAt}
-		for _, id := range o.Products {
-			items[i].Products = append(items[i].Products, names[id])
-		}
+		items[i].Products = names.names(o.Products)
 	}
 	return newList(items, ""), nil
 }
@@ -213,7 +209,7 @@ func (a *API) operatorRow(ctx context.Context, c *access.Caller, o *Operator) (a
 	if err != nil {
 		return access.Operator{}, err
 	}
-	row := access.Operator{Name: o.Name, Roles: o.Roles, Disabled: o.Disabled, All: len(o.Products) == 0, CreatedAt: time.Now()}
+	row := access.Operator{Name: o.Name, Roles: o.Roles, Disabled: o.Disabled, All: len(o.Products) == 0, CreatedAt: a.now()}
 	for _, name := range o.Products {
 		id := names.id(name)
 		if id == 0 {
@@ -237,7 +233,9 @@ func (a *API) changeOperator(ctx context.Context, c *access.Caller, in *struct {
 	one[Operator]
 },
 ) (*one[Operator], error) {
-	in.Body.Name = in.Name
+	if in.Body.Name != in.Name {
+		return nil, fault.New(fault.ParameterInvalid, "the name in the body is another than in the path")
+	}
 	row, err := a.operatorRow(ctx, c, &in.Body)
 	if err != nil {
 		return nil, err

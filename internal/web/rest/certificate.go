@@ -231,7 +231,7 @@ func (a *API) listExpiry(ctx context.Context, c *access.Caller, in *struct {
 	Days int `query:"days" minimum:"1" maximum:"3660" default:"30" doc:"How far to look ahead"`
 },
 ) (*list[Expiry], error) {
-	today := time.Now().Unix() / daySeconds
+	today := a.now().Unix() / daySeconds
 	counts, err := a.cfg.Devices.Expiring(ctx, c.Scope, today, today+int64(in.Days))
 	if err != nil {
 		return nil, err

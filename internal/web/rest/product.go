@@ -70,7 +70,7 @@ func (a *API) addProduct(ctx context.Context, c *access.Caller, in *one[Product]
 }
 
 func (a *API) changeProduct(ctx context.Context, c *access.Caller, in *struct {
-	Name string `path:"name"`
+	Name string `path:"name" maxLength:"64"`
 	one[Product]
 },
 ) (*one[Product], error) {
@@ -101,6 +101,16 @@ func (a *API) productNames(ctx context.Context, c *access.Caller) (productNames,
 		names[p.ID] = p.Name
 	}
 	return names, nil
+}
+
+// names are the names of products, without those that the caller does not see.
+func (n productNames) names(ids []int64) (names []string) {
+	for _, id := range ids {
+		if name, ok := n[id]; ok {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (n productNames) id(name string) int64 {

@@ -103,7 +103,9 @@ func (a *API) setLabel(ctx context.Context, c *access.Caller, in *struct {
 	one[Label]
 },
 ) (*one[Label], error) {
-	in.Body.Name = in.Name
+	if in.Body.Name != in.Name {
+		return nil, fault.New(fault.ParameterInvalid, "the name in the body is another than in the path")
+	}
 	if err := a.cfg.Authority.SetLabel(ctx, c.Name, authority.Label(in.Body)); err != nil {
 		return nil, err
 	}

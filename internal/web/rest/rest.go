@@ -7,13 +7,17 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"time"
+	"unicode"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -31,7 +35,7 @@ const Prefix = "/api/v1"
 // maxBody is the largest body of an operation that names no other.
 const maxBody = 1 << 20
 
-// Config names what the API serves. All fields are required.
+// Config names what the API serves. All fields but Now are required.
 type Config struct {
 	Register  *device.Register
 	Devices   device.Store
@@ -41,11 +45,13 @@ type Config struct {
 	Ledger    Ledger
 	System    System
 	Version   string
+	Now       func() time.Time // nil: time.Now
 }
 
 // API is the table of operations with their handlers.
 type API struct {
 	cfg  Config
+	now  func() time.Time
 	mux  *http.ServeMux
 	huma huma.API
 	rows []Row
@@ -68,10 +74,15 @@ func New(c Config) (*API, error) {
 		return nil, errors.New("rest: every field of Config is required")
 	}
 	renderFaults()
-	a := &API{cfg: c, mux: http.NewServeMux()}
+	a := &API{cfg: c, now: c.Now, mux: http.NewServeMux()}
+	if a.now == nil {
+		a.now = time.Now
+	}
 	h := huma.DefaultConfig("Birthmark", c.Version)
 	h.OpenAPIPath, h.DocsPath, h.SchemasPath = "", "", ""
 	h.CreateHooks = nil // no $schema links in answers
+	h.RejectUnknownQueryParameters = true
+	h.Transformers = []huma.Transformer{keepRefusal}
 	h.Info.Description = "Management API of a device identity platform. Refusals are RFC 9457 problems with a permanent code."
 	h.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
 	h.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
@@ -93,8 +104,86 @@ func New(c Config) (*API, error) {
 // Rows returns the table.
 func (a *API) Rows() []Row { return slices.Clone(a.rows) }
 
-// ServeHTTP answers a request that a listener has authorized.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
+// ServeHTTP answers a request that a listener has authorized. Refusals go to
+// the listener, which renders, logs and counts them like all others. Answers
+// are for the caller alone: some hold secrets that are shown once.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	o := &outcome{ResponseWriter: w}
+	w.Header().Set("Cache-Control", "no-store")
+	a.mux.ServeHTTP(o, r)
+	if o.refusal != nil && !server.Refuse(w, o.refusal) {
+		f := fault.Of(o.refusal)
+		server.WriteProblem(w, server.HTTPStatus(f), f)
+	}
+}
+
+// outcome holds back what the library would write of a refusal.
+type outcome struct {
+	http.ResponseWriter
+	refusal error
+}
+
+// WriteHeader sends the status of an answer.
+func (o *outcome) WriteHeader(status int) {
+	if o.refusal == nil {
+		o.ResponseWriter.WriteHeader(status)
+	}
+}
+
+// Write sends a part of an answer.
+func (o *outcome) Write(b []byte) (int, error) {
+	if o.refusal != nil {
+		return len(b), nil
+	}
+	return o.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (o *outcome) Unwrap() http.ResponseWriter { return o.ResponseWriter }
+
+// keepRefusal takes a refusal off the library's hands before it is written.
+func keepRefusal(ctx huma.Context, _ string, body any) (any, error) {
+	p, ok := body.(*problem)
+	if !ok {
+		return body, nil
+	}
+	_, w := humago.Unwrap(ctx)
+	if o, ok := w.(*outcome); ok {
+		o.refusal = p.cause
+	}
+	return body, nil
+}
+
+// Routes returns the rows of a listener's table: the operations and their
+// description. local adds what carries a root's passphrase.
+func (a *API) Routes(local bool) ([]server.Route, error) {
+	description, err := a.OpenAPI()
+	if err != nil {
+		return nil, err
+	}
+	routes := []server.Route{{
+		Method: http.MethodGet, Path: "/api/openapi.json", Action: access.Public,
+		Handler: func(w http.ResponseWriter, _ *http.Request, _ []byte) error {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(description) // the peer is gone
+			return nil
+		},
+	}}
+	for _, row := range a.rows {
+		if row.LocalOnly && !local {
+			continue
+		}
+		routes = append(routes, server.Route{
+			Method: row.Method, Path: row.Path, Action: row.Action, MaxBody: row.MaxBody,
+			Handler: func(w http.ResponseWriter, r *http.Request, body []byte) error {
+				r.Body = io.NopCloser(bytes.NewReader(body))
+				a.ServeHTTP(w, r)
+				return nil
+			},
+		})
+	}
+	return routes, nil
+}
 
 // OpenAPI returns the description of all operations.
 func (a *API) OpenAPI() ([]byte, error) { return json.MarshalIndent(a.huma.OpenAPI(), "", "  ") }
@@ -107,6 +196,7 @@ type op struct {
 	status       int // of success; 0: 200
 	maxBody      int64
 	localOnly    bool
+	slow         bool // may take longer than a listener waits with its answer
 }
 
 // add puts an operation into the table. Its handler gets the caller whom the
@@ -119,10 +209,15 @@ func add[I, O any](a *API, o op, handle func(ctx context.Context, c *access.Call
 		row.MaxBody = maxBody
 	}
 	a.rows = append(a.rows, row)
+	var around huma.Middlewares
+	if o.slow {
+		around = huma.Middlewares{withoutHurry}
+	}
 	huma.Register(a.huma, huma.Operation{
+		Middlewares: around,
 		OperationID: operationID(o.method, o.path), Method: o.method, Path: path, Summary: o.summary,
 		Description: "Needs " + string(o.action) + ".", Tags: []string{noun}, DefaultStatus: o.status,
-		MaxBodyBytes: row.MaxBody, Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict},
+		MaxBodyBytes: row.MaxBody + 1, Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict},
 	}, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, access.CallerOf(ctx), in)
 		if err != nil {
@@ -130,6 +225,17 @@ func add[I, O any](a *API, o op, handle func(ctx context.Context, c *access.Call
 		}
 		return out, nil
 	})
+}
+
+// patience is how long a slow operation may take.
+const patience = time.Hour
+
+// withoutHurry lifts the listener's time limit for an answer.
+func withoutHurry(ctx huma.Context, next func(huma.Context)) {
+	_, w := humago.Unwrap(ctx)
+	// What has no connection has no time limit either.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience))
+	next(ctx)
 }
 
 // operationID names an operation for generated clients: get-devices,
@@ -169,25 +275,55 @@ func asProblem(err error) *problem {
 // entries of our table. The library has one hook for it, in the package.
 var renderFaults = sync.OnceFunc(func() {
 	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
-		details := []any{}
+		var details []any
 		if message != "" && message != "validation failed" {
 			details = append(details, message)
 		}
 		for _, err := range errs {
-			if err != nil {
-				details = append(details, err.Error())
+			if text := publicText(err); text != "" {
+				details = append(details, text)
 			}
 		}
 		code := fault.ParameterInvalid
-		if status == http.StatusRequestEntityTooLarge {
+		switch {
+		case status == http.StatusRequestEntityTooLarge:
 			code = fault.RequestTooLarge
-		}
-		if status >= http.StatusInternalServerError {
+		case status == http.StatusUnsupportedMediaType:
+			code = fault.ContentTypeWrong
+		case status >= http.StatusInternalServerError:
 			code, details = fault.Unexpected, nil
 		}
 		return asProblem(fault.New(code, details...))
 	}
 })
+
+// publicText says what is wrong and where, but never repeats what was sent: it
+// may be a passphrase.
+func publicText(err error) string {
+	if err == nil {
+		return ""
+	}
+	var d *huma.ErrorDetail
+	if !errors.As(err, &d) {
+		return "a value is not acceptable"
+	}
+	if d.Location == "" {
+		return d.Message
+	}
+	return d.Message + " (" + shortened(d.Location) + ")"
+}
+
+// shortened keeps names that the caller made up within bounds.
+func shortened(location string) string {
+	const most = 100
+	text := strings.ToValidUTF8(location[:min(len(location), most)], "")
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, text)
+}
 
 // Page is the paging of every list.
 type Page struct {

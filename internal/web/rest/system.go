@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
@@ -78,7 +80,7 @@ type Verification struct {
 func (a *API) ledger() {
 	add(a, op{method: http.MethodGet, path: "/ledger", action: access.LedgerRead, summary: "How far the ledger is"}, a.ledgerState)
 	add(a, op{method: http.MethodGet, path: "/ledger/entries/{index}", action: access.LedgerRead, summary: "An entry with its inclusion proof"}, a.ledgerLeaf)
-	add(a, op{method: http.MethodPost, path: "/ledger/verification", action: access.LedgerRead, summary: "Derive the register anew from the ledger and compare"}, a.verifyLedger)
+	add(a, op{method: http.MethodPost, path: "/ledger/verification", action: access.LedgerRead, summary: "Derive the register anew from the ledger and compare", slow: true}, a.verifyLedger)
 }
 
 func (a *API) ledgerState(ctx context.Context, _ *access.Caller, _ *nothing) (*one[LedgerState], error) {
@@ -104,7 +106,7 @@ func (a *API) verifyLedger(ctx context.Context, _ *access.Caller, in *struct {
 	if in.Body.Checkpoint != "" {
 		var err error
 		if note, err = base64.StdEncoding.DecodeString(in.Body.Checkpoint); err != nil {
-			return nil, huma.Error400BadRequest("checkpoint is not base64")
+			return nil, fault.New(fault.ParameterInvalid, "checkpoint is not base64")
 		}
 	}
 	report, err := a.cfg.Ledger.Verify(ctx, note)
@@ -134,8 +136,33 @@ func (a *API) acceptClock(ctx context.Context, c *access.Caller, _ *nothing) (*o
 func (a *API) backup(_ context.Context, c *access.Caller, _ *nothing) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(ctx huma.Context) {
 		ctx.SetHeader("Content-Type", "application/octet-stream")
-		if err := a.cfg.System.Backup(ctx.Context(), c, ctx.BodyWriter()); err != nil {
-			panic(http.ErrAbortHandler)
+		_, w := humago.Unwrap(ctx)
+		out := &stream{Writer: ctx.BodyWriter(), control: http.NewResponseController(w)}
+		err := a.cfg.System.Backup(ctx.Context(), c, out)
+		if err == nil {
+			return
 		}
+		if o, ok := w.(*outcome); ok && !out.begun {
+			o.refusal = err
+			return
+		}
+		panic(http.ErrAbortHandler)
 	}}, nil
+}
+
+// stream gives each piece its own time to be sent, instead of one for all.
+type stream struct {
+	io.Writer
+	control *http.ResponseController
+	begun   bool
+}
+
+// pieceTime is how long a caller may take to accept a piece.
+const pieceTime = time.Minute
+
+// Write sends a piece.
+func (s *stream) Write(b []byte) (int, error) {
+	s.begun = true
+	_ = s.control.SetWriteDeadline(time.Now().Add(pieceTime)) // what has no connection has no time limit
+	return s.Writer.Write(b)
 }

@@ -30,20 +30,41 @@ func newEndpoint(s *Server, r *Route) *endpoint {
 	return &endpoint{route: r, server: s, count: s.cfg.Metrics.forRoute(s.cfg.Name, r)}
 }
 
-// recorder notes what was answered.
+// recorder notes what was answered. Until an endpoint takes it, what the mux
+// writes by itself (not found, wrong method, a redirect) goes nowhere.
 type recorder struct {
 	http.ResponseWriter
-	status int
+	status  int
+	taken   bool        // by an endpoint
+	probe   http.Header // headers until then
+	refused error       // by Refuse
+}
+
+// Header returns the headers to be sent, or, while nobody has taken the
+// request, some that are not.
+func (w *recorder) Header() http.Header {
+	if w.taken {
+		return w.ResponseWriter.Header()
+	}
+	if w.probe == nil {
+		w.probe = http.Header{}
+	}
+	return w.probe
 }
 
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
 	}
-	w.ResponseWriter.WriteHeader(status)
+	if w.taken {
+		w.ResponseWriter.WriteHeader(status)
+	}
 }
 
 func (w *recorder) Write(b []byte) (int, error) {
+	if !w.taken {
+		return len(b), nil
+	}
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
@@ -53,38 +74,62 @@ func (w *recorder) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// Refuse tells the listener that the handler behind w refuses the request, as
+// if the route's Handler had returned err: for handlers that a library calls.
+// It reports whether w belongs to a listener; if not, nothing was done.
+func Refuse(w http.ResponseWriter, err error) bool {
+	rec, ok := w.(*recorder)
+	if ok {
+		rec.refused = err
+	}
+	return ok
+}
+
 // ServeHTTP answers one request.
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rec, ok := w.(*recorder)
+	if !ok {
+		rec = &recorder{ResponseWriter: w}
+	}
+	rec.taken, rec.status = true, 0
 	start := e.server.cfg.Now()
-	rec := &recorder{ResponseWriter: w}
 	caller, err := e.answer(rec, r)
 	l := line{caller: caller}
-	if err != nil {
+	cut := errors.Is(err, http.ErrAbortHandler)
+	if err != nil && !cut {
 		l.fault = fault.Of(err)
 		if l.fault.Kind == fault.Internal {
 			l.requestID = rand.Text()[:12]
 		}
 		e.refuse(rec, l)
 	}
+	if rec.status == 0 {
+		rec.status = http.StatusOK // what the library sends when nothing was written
+	}
 	l.took = e.server.cfg.Now().Sub(start)
 	e.count.done(rec.status, l.fault, l.took)
-	e.logRequest(r, rec, l)
+	e.logRequest(r, rec, l, cut)
+	if cut {
+		panic(http.ErrAbortHandler) // a stream that cannot be finished: cutting the connection says so
+	}
 }
 
 // answer runs the handler; what it panics with becomes an internal fault.
 func (e *endpoint) answer(w *recorder, r *http.Request) (caller string, err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			if p == http.ErrAbortHandler {
-				panic(p) // a stream that cannot be finished: cutting the connection says so
-			}
-			err = fault.Wrap(fault.Unexpected, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
-			e.server.cfg.Metrics.panics.Inc()
+		p := recover()
+		if p == nil {
+			return
 		}
+		if p == http.ErrAbortHandler {
+			err = http.ErrAbortHandler
+			return
+		}
+		err = fault.Wrap(fault.Unexpected, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+		e.server.cfg.Metrics.panics.Inc()
 	}()
-	body, err := e.readBody(w, r)
-	if err != nil {
-		return "", err
+	if r.ContentLength > e.route.MaxBody {
+		return "", fault.New(fault.RequestTooLarge)
 	}
 	if e.route.Action != access.Public && e.route.Action != access.Enroll {
 		c, err := e.server.cfg.Authenticate(r)
@@ -97,22 +142,30 @@ func (e *endpoint) answer(w *recorder, r *http.Request) (caller string, err erro
 		}
 		r = r.WithContext(access.WithCaller(r.Context(), c))
 	}
-	return caller, e.route.Handler(w, r, body)
+	body, err := e.readBody(w, r)
+	if err != nil {
+		return caller, err
+	}
+	if err := e.route.Handler(w, r, body); err != nil {
+		return caller, err
+	}
+	return caller, w.refused
 }
 
+// firstRead is how much room a body gets on its sender's word: enough for a
+// request with an RSA key. More comes with the octets themselves.
+const firstRead = 4 << 10
+
 // readBody reads at most MaxBody octets before anything else is done with the
-// request.
-func (e *endpoint) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.ContentLength > e.route.MaxBody {
-		return nil, fault.New(fault.RequestTooLarge)
-	}
-	if r.ContentLength == 0 {
+// request. A declared length over the limit has been refused before.
+func (e *endpoint) readBody(w *recorder, r *http.Request) ([]byte, error) {
+	if r.ContentLength == 0 || e.route.unread {
 		return nil, nil
 	}
 	limited := http.MaxBytesReader(w, r.Body, e.route.MaxBody)
 	var body []byte
 	var err error
-	if n := r.ContentLength; n > 0 {
+	if n := r.ContentLength; n > 0 && n <= firstRead {
 		body = make([]byte, n)
 		_, err = io.ReadFull(limited, body)
 	} else {
@@ -164,7 +217,7 @@ type line struct {
 	took      time.Duration
 }
 
-func (e *endpoint) logRequest(r *http.Request, w *recorder, l line) {
+func (e *endpoint) logRequest(r *http.Request, w *recorder, l line, cut bool) {
 	f := l.fault
 	internal := l.requestID != ""
 	if e.route.Quiet && !internal && e.seen.Add(1)%sampleQuiet != 1 {
@@ -178,12 +231,15 @@ func (e *endpoint) logRequest(r *http.Request, w *recorder, l line) {
 	if !log.Enabled(r.Context(), level) {
 		return
 	}
-	attributes := make([]slog.Attr, 0, 9)
+	attributes := make([]slog.Attr, 0, 10)
 	attributes = append(attributes,
 		slog.String("listener", e.server.cfg.Name), slog.String("method", r.Method), slog.String("route", e.route.Path),
 		slog.Int("status", w.status), slog.Int64("duration_us", l.took.Microseconds()), slog.String("remote", r.RemoteAddr))
 	if l.caller != "" {
 		attributes = append(attributes, slog.String("requester", l.caller))
+	}
+	if cut {
+		attributes = append(attributes, slog.Bool("cut", true))
 	}
 	if f != nil {
 		attributes = append(attributes, slog.String("fault", f.Code.String()))

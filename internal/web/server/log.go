@@ -26,7 +26,8 @@ func NewLogWriter(w io.Writer) *LogWriter {
 	return l
 }
 
-// Write keeps one line.
+// Write keeps one line. It fails only for a line that could not be written
+// right after those before it could not.
 func (l *LogWriter) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -34,6 +35,11 @@ func (l *LogWriter) Write(p []byte) (int, error) {
 		l.armed = true
 		l.timer.Reset(250 * time.Millisecond)
 	}
+	n, err := l.buf.Write(p)
+	if err == nil {
+		return n, nil
+	}
+	l.buf.Reset(l.out)
 	return l.buf.Write(p)
 }
 

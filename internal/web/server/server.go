@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +44,14 @@ type Route struct {
 	Fault func(w http.ResponseWriter, status int, f *fault.Error)
 	// Quiet routes are counted, and logged once in a thousand.
 	Quiet bool
+
+	unread bool // the body is left alone
+}
+
+// takes reports whether requests with this method are the route's. As in
+// http.ServeMux, HEAD is GET whose body stays away.
+func (r *Route) takes(method string) bool {
+	return r.Method == method || r.Method == http.MethodGet && method == http.MethodHead
 }
 
 // Config is one listener.
@@ -85,6 +95,8 @@ type Server struct {
 	http *http.Server
 	mux  *http.ServeMux
 	raw  []*endpoint
+	// what is not in the table
+	unknown, wrongMethod *endpoint
 }
 
 // New checks the table and returns a server that does not listen yet.
@@ -93,6 +105,8 @@ func New(c Config) (*Server, error) {
 		return nil, errors.New("server: name, logger, metrics and clock are required")
 	}
 	s := &Server{cfg: c, mux: http.NewServeMux()}
+	quiet := !slices.ContainsFunc(c.Routes, func(r Route) bool { return !r.Quiet })
+	s.unknown, s.wrongMethod = s.refusal(fault.RouteUnknown, quiet), s.refusal(fault.MethodNotAllowed, quiet)
 	for i := range c.Routes {
 		if err := s.add(&c.Routes[i]); err != nil {
 			return nil, fmt.Errorf("server %s: %w", c.Name, err)
@@ -110,6 +124,8 @@ func New(c Config) (*Server, error) {
 		ConnContext:       c.ConnContext,
 		ErrorLog:          slog.NewLogLogger(c.Logger.With("listener", c.Name).Handler(), slog.LevelDebug),
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/1.1 only
+		// "OPTIONS *" is not in the table either.
+		DisableGeneralOptionsHandler: true,
 	}
 	return s, nil
 }
@@ -123,53 +139,72 @@ func (s *Server) add(r *Route) error {
 	}
 	e := newEndpoint(s, r)
 	if r.Raw {
+		if !strings.HasPrefix(r.Path, "/") {
+			return fmt.Errorf("route %s %s: a raw prefix begins with a slash", r.Method, r.Path)
+		}
+		for _, other := range s.raw {
+			if other.route.Method == r.Method && (strings.HasPrefix(r.Path, other.route.Path) || strings.HasPrefix(other.route.Path, r.Path)) {
+				return fmt.Errorf("raw routes %s %s and %s overlap", r.Method, r.Path, other.route.Path)
+			}
+		}
 		s.raw = append(s.raw, e)
 		return nil
 	}
-	s.mux.Handle(r.Method+" "+r.Path, e)
+	return s.handle(r.Method+" "+r.Path, e)
+}
+
+// handle turns what the mux panics with, a pattern that is malformed or
+// conflicts with another, into an error.
+func (s *Server) handle(pattern string, e *endpoint) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("route %s: %v", pattern, p)
+		}
+	}()
+	s.mux.Handle(pattern, e)
 	return nil
 }
 
+// refusal is the endpoint of requests that fit no row: nobody is asked who they
+// are, and no body is read.
+func (s *Server) refusal(code fault.Code, quiet bool) *endpoint {
+	return newEndpoint(s, &Route{
+		Method: "ANY", Path: "none", Action: access.Public, MaxBody: math.MaxInt64, unread: true, Quiet: quiet,
+		Handler: func(http.ResponseWriter, *http.Request, []byte) error { return fault.New(code) },
+	})
+}
+
 // serve finds the row of a request. Raw rows go first, since their targets are
-// not clean paths.
+// not clean paths. The mux's own answers are not sent: what is not in the table
+// is refused like everything else, and nothing is ever redirected.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	for _, e := range s.raw {
-		if e.route.Method == r.Method && strings.HasPrefix(r.RequestURI, e.route.Path) {
-			e.ServeHTTP(w, r)
-			return
+	rec := &recorder{ResponseWriter: w}
+	if len(s.raw) > 0 {
+		// RFC 9112, section 3.2.2: a server accepts the absolute form, too.
+		if _, rest, ok := strings.Cut(r.RequestURI, "://"); ok && r.RequestURI[0] != '/' {
+			_, path, _ := strings.Cut(rest, "/")
+			r.RequestURI = "/" + path
+		}
+		for _, e := range s.raw {
+			if e.route.takes(r.Method) && strings.HasPrefix(r.RequestURI, e.route.Path) {
+				e.ServeHTTP(rec, r)
+				return
+			}
 		}
 	}
-	h, pattern := s.mux.Handler(r)
-	if pattern == "" {
-		s.refuseUnknown(w, r, h)
+	s.mux.ServeHTTP(rec, r)
+	if rec.taken {
 		return
 	}
-	s.mux.ServeHTTP(w, r)
-}
-
-// refuseUnknown answers what is not in the table: with 405 if the path is there
-// under other methods, and 404 else.
-func (s *Server) refuseUnknown(w http.ResponseWriter, r *http.Request, h http.Handler) {
-	probe := &statusProbe{header: http.Header{}}
-	h.ServeHTTP(probe, r)
-	f := fault.New(fault.RouteUnknown)
-	if probe.status == http.StatusMethodNotAllowed {
-		w.Header().Set("Allow", probe.header.Get("Allow"))
-		f = fault.New(fault.MethodNotAllowed)
+	if rec.status == http.StatusMethodNotAllowed {
+		allow := rec.probe.Get("Allow")
+		rec.taken = true
+		rec.Header().Set("Allow", allow)
+		s.wrongMethod.ServeHTTP(rec, r)
+		return
 	}
-	s.cfg.Metrics.refused(s.cfg.Name, f)
-	WriteProblem(w, HTTPStatus(f), f)
+	s.unknown.ServeHTTP(rec, r)
 }
-
-// statusProbe lets the mux say which refusal it would write.
-type statusProbe struct {
-	header http.Header
-	status int
-}
-
-func (p *statusProbe) Header() http.Header         { return p.header }
-func (p *statusProbe) WriteHeader(status int)      { p.status = status }
-func (p *statusProbe) Write(b []byte) (int, error) { return len(b), nil }
 
 // ServeHTTP answers one request by the table, for commands that run without a
 // listener.
