@@ -326,3 +326,43 @@ func TestForeignAuthorityVouchesForRegisteredDevices(t *testing.T) {
 		t.Fatal("a foreign certificate re-enrolled")
 	}
 }
+
+func TestExpiredCertificateRenewsWithinTheProfilesGrace(t *testing.T) {
+	w := newWorld(t, "name: patient\nkind: ldevid\npurpose: cloud\nkeys: [p256]\nvalidity: {days: 30}\nsubject:\n  - {attribute: commonName, from: deviceSerial}\nkeyUsage: [digitalSignature]\nextendedKeyUsage: [clientAuth]\nacceptExpiredDays: 10\n")
+	w.product("sensor", "patient")
+	early, err := w.bySecret(w.device("sensor", "SN-1"), newCSR(t, newKey(t), nil))
+	must(t, err)
+	late, err := w.bySecret(w.device("sensor", "SN-2"), newCSR(t, newKey(t), nil))
+	must(t, err)
+	gone, err := w.bySecret(w.device("sensor", "SN-3"), newCSR(t, newKey(t), nil))
+	must(t, err)
+	must(t, w.end(&gone.Credential))
+
+	w.pass(35 * 24 * time.Hour)
+	cert := parsed(t, early)
+	_, err = w.byCertificate(enroll.Reenroll, cert, "", newCSR(t, newKey(t), cert.RawSubject))
+	must(t, err)
+	cert = parsed(t, gone)
+	_, err = w.byCertificate(enroll.Reenroll, cert, "", newCSR(t, newKey(t), cert.RawSubject))
+	refused(t, err, fault.CredentialRevoked)
+
+	w.pass(6 * 24 * time.Hour)
+	cert = parsed(t, late)
+	_, err = w.byCertificate(enroll.Reenroll, cert, "", newCSR(t, newKey(t), cert.RawSubject))
+	refused(t, err, fault.CredentialExpired)
+}
+
+func TestOldAndNewCertificateAreGoodTogether(t *testing.T) {
+	w := newWorld(t)
+	w.product("sensor", "ldevid-cloud")
+	old, err := w.bySecret(w.device("sensor", "SN-1"), newCSR(t, newKey(t), nil))
+	must(t, err)
+	cert := parsed(t, old)
+	_, err = w.byCertificate(enroll.Reenroll, cert, "", newCSR(t, newKey(t), cert.RawSubject))
+	must(t, err)
+	row, err := w.store.Credential(t.Context(), access.Everything(), old.Credential.ID)
+	must(t, err)
+	if row.State != device.Confirmed {
+		t.Errorf("after its renewal the old certificate is %s", row.State)
+	}
+}
