@@ -99,6 +99,7 @@ func newIssuer(tb testing.TB, s *Store) *issuer {
 	is := &issuer{s: s, der: make([]byte, 620), at: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)}
 	rand.Read(is.der)
 	is.renew(tb)
+	is.serial.Store(int64(is.lease.First)) // devices that no earlier run has
 	return is
 }
 
@@ -189,5 +190,34 @@ func BenchmarkStoreIssuance(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "issued/s")
 		})
 	}
-	_ = access.Scope{}
+}
+
+// BenchmarkRead measures the look-ups of the hot path, at random.
+func BenchmarkRead(b *testing.B) {
+	s := openBench(b)
+	is := newIssuer(b, s)
+	is.addRows(b, 0, min(int64(*benchRows), maxLease), true)
+	rows := min(int64(*benchRows), maxLease)
+	for name, read := range map[string]func(n int64) error{
+		"device": func(n int64) error {
+			_, err := s.Device(b.Context(), access.Everything(), s.DeviceID(deviceSerial(n)))
+			return err
+		},
+		"serial": func(n int64) error {
+			_, err := s.CredentialBySerial(b.Context(), access.Everything(), s.CertSerial(is.lease, is.lease.First+device.CredentialID(n)))
+			return err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			before, n := cpuTime(), int64(0)
+			for b.Loop() {
+				if err := read(n * 7919 % rows); err != nil {
+					b.Fatal(err)
+				}
+				n++
+			}
+			b.ReportMetric(float64((cpuTime()-before).Nanoseconds())/1000/float64(n), "cpu-us/op")
+		})
+	}
 }

@@ -42,24 +42,31 @@ func (e *pgEngine) commitGroup(ctx context.Context, g *group) error {
 	ctx, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
 	c, err := e.pool.Acquire(ctx)
-	if err != nil {
-		return pgFault(err)
+	if err == nil {
+		defer c.Release()
+		p := &pgGroup{group: g, e: e, c: c, live: slices.Clone(g.members)}
+		err = p.store(ctx)
 	}
-	defer c.Release()
-	p := &pgGroup{group: g, e: e, c: c, live: slices.Clone(g.members)}
-	if err := p.lookAtStates(ctx); err != nil {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fault.Wrap(fault.StoreUnavailable, err)
+	}
+	return pgFault(err)
+}
+
+func (g *pgGroup) store(ctx context.Context) error {
+	if err := g.lookAtStates(ctx); err != nil {
 		return err
 	}
-	for len(p.live) > 0 {
-		err := p.decide(ctx)
+	for len(g.live) > 0 {
+		err := g.decide(ctx)
 		if err == nil {
-			p.settle()
-			err = p.finish(ctx)
+			g.settle()
+			err = g.finish(ctx)
 		}
 		if err == nil {
-			return p.findHolders(ctx)
+			return g.findHolders(ctx)
 		}
-		if _, rollback := c.Exec(ctx, "ROLLBACK"); rollback != nil && errors.Is(err, errOver) {
+		if _, rollback := g.c.Exec(ctx, "ROLLBACK"); rollback != nil && errors.Is(err, errOver) {
 			return pgFault(rollback)
 		}
 		if !errors.Is(err, errOver) {

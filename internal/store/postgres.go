@@ -282,10 +282,13 @@ func (e *pgEngine) lookUp(ctx context.Context, sql string, args []any) (n int64,
 }
 
 func (e *pgEngine) snapshot(ctx context.Context, fn func(q querier) error) error {
-	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		return fn(pgQuerier{tx})
-	})
-	return pgFault(err)
+	tx, err := e.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return pgFault(err)
+	}
+	// What was read stays read, whatever becomes of the connection.
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	return fn(pgQuerier{tx})
 }
 
 // migrationLock is the advisory lock under which one node migrates.

@@ -12,14 +12,20 @@ import (
 	"github.com/birthmark/birthmark/internal/fault"
 )
 
-// litePath marks our files, so that another program's database is not taken
+// applicationID marks our files, so that another program's database is not taken
 // for one ("bmrk").
 const applicationID = 0x626d726b
 
 // litePragmas are set on every connection. FULL: in WAL mode each commit is
 // synced before it is acknowledged.
-const litePragmas = `PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;`
+const litePragmas = `PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;`
+
+// The writer keeps the inner pages of all trees and the keys; a reader's pages
+// are dropped at its first look after a commit, so that more would not help.
+const (
+	writerPragmas = litePragmas + "PRAGMA cache_size = -32768;"
+	readerPragmas = litePragmas + "PRAGMA cache_size = -4096; PRAGMA query_only = ON;"
+)
 
 const openFlags = sqlite3.SQLITE_OPEN_READWRITE | sqlite3.SQLITE_OPEN_CREATE
 
@@ -43,8 +49,11 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 			return fault.New(fault.DataFolderState, "there is no database", filepath.Base(path))
 		}
 		fresh = true
+		if err := createFile(path); err != nil {
+			return fault.Wrap(fault.StoreUnavailable, err)
+		}
 	}
-	writer, err := openLite(path, openFlags, litePragmas)
+	writer, err := openLite(path, openFlags, writerPragmas)
 	if err != nil {
 		return err
 	}
@@ -55,6 +64,25 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 		return errors.Join(err, e.close())
 	}
 	s.engine, s.read = e, e.pool
+	return nil
+}
+
+// createFile makes an empty file that only its owner reads; the files beside it
+// get the same mode from SQLite.
+func createFile(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	// The name has to survive a power cut too. Where folders cannot be synced
+	// the system sees to that.
+	if folder, err := os.Open(filepath.Dir(path)); err == nil {
+		_ = folder.Sync()
+		_ = folder.Close()
+	}
 	return nil
 }
 
@@ -211,7 +239,7 @@ func (p *litePool) get(ctx context.Context) (*liteConn, error) {
 	if c != nil {
 		return c, nil
 	}
-	c, err := openLite(p.path, sqlite3.SQLITE_OPEN_READWRITE, litePragmas+"PRAGMA query_only = ON;")
+	c, err := openLite(p.path, sqlite3.SQLITE_OPEN_READWRITE, readerPragmas)
 	if err != nil {
 		p.free <- nil
 		return nil, err
