@@ -217,7 +217,7 @@ func (s *Service) RequestIssuing(ctx context.Context, actor string, n NewAuthori
 	if err != nil {
 		return nil, err
 	}
-	snap, err := s.Snapshot(ctx)
+	snap, err := s.Refresh(ctx)
 	if err != nil {
 		return nil, err
 	}

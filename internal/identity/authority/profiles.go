@@ -94,7 +94,7 @@ func (s *Service) preset(ctx context.Context, actor, name string) (ProfileVersio
 }
 
 // ImportPresets stores every preset whose name is not taken and whose issuer
-// exists, as init does.
+// exists and lives long enough, as init does.
 func (s *Service) ImportPresets(ctx context.Context, actor string) error {
 	snap, err := s.Refresh(ctx)
 	if err != nil {
@@ -110,7 +110,8 @@ func (s *Service) ImportPresets(ctx context.Context, actor string) error {
 			return err
 		}
 		err = snap.fits(p)
-		if fault.Has(err, fault.AuthorityUnknown) {
+		if fault.Has(err, fault.AuthorityUnknown) || fault.Has(err, fault.ValidityOutside) {
+			s.log.InfoContext(ctx, "a preset does not fit the authorities and was left out", "profile", name, "error", err)
 			continue
 		}
 		if err != nil {

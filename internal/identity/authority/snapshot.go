@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"crypto/x509"
+	"maps"
 	"slices"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -313,9 +314,7 @@ func (s *Snapshot) chain(m *Member) {
 // never changed, so each is read once. The caller holds loading.
 func (s *Service) nameVersions(ctx context.Context, newest []ProfileVersion) error {
 	known := make(map[int64]string, len(s.versions)+len(newest))
-	for id, name := range s.versions {
-		known[id] = name
-	}
+	maps.Copy(known, s.versions)
 	for _, v := range newest {
 		if known[v.ID] != "" {
 			continue

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/identity/status"
 )
@@ -125,4 +126,38 @@ func (s *takenOver) SaveCRL(ctx context.Context, c status.CRL, l ledger.Lease, e
 		then()
 	}
 	return s.Store.SaveCRL(ctx, c, l, entries...)
+}
+
+// slow lets something happen while a list is read.
+type slow struct {
+	status.Store
+	meanwhile func()
+}
+
+func (s *slow) Revocations(ctx context.Context, authority int64, shard int, after device.CredentialID, limit int) ([]status.Revocation, error) {
+	page, err := s.Store.Revocations(ctx, authority, shard, after, limit)
+	if then := s.meanwhile; then != nil {
+		s.meanwhile = nil
+		then()
+	}
+	return page, err
+}
+
+// What is revoked while a list is being read is on the next CRL.
+func TestRevocationDuringLoadIsNotLost(t *testing.T) {
+	w := newWorld(t)
+	c, before := w.issue(t), w.issue(t)
+	w.revoke(t, before, "superseded")
+	w.follow(t)
+	store := &slow{Store: w.store}
+	w.Service = w.over(t, store)
+	store.meanwhile = func() {
+		w.revoke(t, c, "keyCompromise")
+		w.follow(t)
+	}
+	noError(t, w.Step(t.Context()))
+	l := w.list(t, "issuing")
+	if listed(l, c) != 1 || listed(l, before) != 4 {
+		t.Fatalf("reasons %d and %d", listed(l, c), listed(l, before))
+	}
 }
