@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -189,6 +190,7 @@ func TestDecodeRefusesWhatEncodeDoesNotWrite(t *testing.T) {
 	confirmed := Entry{Kind: CertificateUsed, At: time.Unix(1e9, 0), Actor: "system", Body: &Confirmed{Credential: 12, Device: 0xff}}
 	leased := Entry{Kind: SerialsLeased, At: time.Unix(1e9, 0), Actor: "system", Body: &Leased{Node: "n", Fence: 3, First: 12, Count: 4}}
 	closed := Entry{Kind: SerialsClosed, At: time.Unix(1e9, 0), Actor: "system", Body: &Closed{Node: "n", Abandoned: [][2]int64{{1, 2}, {4, 5}}}}
+	registered := Entry{Kind: DeviceRegistered, At: time.Unix(1e9, 0), Actor: "system", Body: &Registered{Device: 1, Region: "eu", Labels: [32]byte(bytes.Repeat([]byte{7}, 32))}}
 	revoked := Entry{Kind: CertificateRevoked, At: time.Unix(1e9, 0), Actor: "system", Body: &Revoked{CertSerial: []byte{0xab}, Approval: 7}}
 	for _, c := range []struct {
 		name     string
@@ -226,6 +228,9 @@ func TestDecodeRefusesWhatEncodeDoesNotWrite(t *testing.T) {
 		{"hour that is none", leased, `T01:`, `T24:`},
 		{"actor absent", leased, `"actor":"system",`, ``},
 		{"body no object", leased, `"body":{`, `"body":[`},
+		{"a second body", leased, `"}}`, `"},"z":{}}`},
+		{"zero digest that is omitted", registered, strings.Repeat("07", 32), strings.Repeat("00", 32)},
+		{"empty string that is omitted", registered, `"region":"eu"`, `"region":""`},
 		{"range of one", closed, `[4,5]`, `[4]`},
 		{"range open", closed, `[4,5]]`, `[4,5]`},
 		{"ranges with comma", closed, `[4,5]]`, `[4,5],]`},

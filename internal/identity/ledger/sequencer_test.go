@@ -299,11 +299,16 @@ func TestWitnessSeesARollbackThatTheDatabaseHides(t *testing.T) {
 		}
 		again := openTestWitness(t, path)
 		s := newTestSequencer(t, other, "a", again)
+		fill(other, r, 10)
+		saves := other.saves
 		if err := s.Step(t.Context()); !fault.Has(err, fault.LedgerRolledBack) {
 			t.Errorf("got %v", err)
 		}
 		if err := s.Ready(testTime); !fault.Has(err, fault.LedgerRolledBack) {
 			t.Errorf("issuing goes on: %v", err)
+		}
+		if other.saves != saves {
+			t.Error("a checkpoint was signed over the other ledger")
 		}
 		if again.last.Size != m.size {
 			t.Error("the witness took a checkpoint of the other ledger")

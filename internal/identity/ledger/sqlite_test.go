@@ -172,7 +172,7 @@ func (p *plant) run() {
 				p.issue(d.ID, "cloud")
 			case 3:
 				c := p.issue(d.ID, "service-port")
-				p.ok(p.s.Confirm(ctx, c.ID, p.now, p.entry(ledger.CertificateUsed, &ledger.Confirmed{Credential: int64(c.ID), Device: int64(d.ID)})))
+				p.ok(p.s.Confirm(ctx, device.Confirmation{ID: c.ID, At: p.now}, p.entry(ledger.CertificateUsed, &ledger.Confirmed{Credential: int64(c.ID), Device: int64(d.ID)})))
 			case 4:
 				p.revoke(p.issue(d.ID, "cloud"), ledger.CertificateRevoked, 1)
 			case 5:

@@ -122,6 +122,16 @@ var edits = map[string]func(m *memory, r *rand.Rand) bool{
 			func(d *DeviceRow) { d.Current = map[string]int64{"ldevid/none": 7} },
 		})
 	},
+	"slot emptied": func(m *memory, r *rand.Rand) bool {
+		for range 100 {
+			d := m.devices[someKey(m.devices, r)]
+			for _, slot := range slices.Sorted(maps.Keys(d.Current)) {
+				delete(d.Current, slot)
+				return true
+			}
+		}
+		return false
+	},
 	"secret unspent": func(m *memory, r *rand.Rand) bool {
 		for _, id := range slices.Sorted(maps.Keys(m.devices)) {
 			if d := m.devices[id]; !d.SecretSpent.IsZero() {
@@ -257,6 +267,11 @@ var edits = map[string]func(m *memory, r *rand.Rand) bool{
 	"batch hidden from its followers": func(m *memory, r *rand.Rand) bool {
 		m.batches[r.IntN(len(m.batches))].Classes = 0
 		return true
+	},
+	"batch marked with another class": func(m *memory, r *rand.Rand) bool {
+		b := &m.batches[r.IntN(len(m.batches))]
+		b.Classes ^= 1 << r.IntN(6)
+		return b.Classes != 0
 	},
 	"size lowered": func(m *memory, r *rand.Rand) bool {
 		m.size -= 1 + r.Int64N(m.size)
