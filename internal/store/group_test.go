@@ -12,12 +12,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/needs"
 )
 
@@ -108,6 +110,10 @@ func TestGroupMembersHaveTheirOwnOutcome(t *testing.T) {
 		if err := s.together(t, taken)[0]; err != nil {
 			t.Fatal(err)
 		}
+		before, err := s.LedgerSize(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		good := is.next(0)
 		sameDevice := is.next(0)
 		stale := is.next(1)
@@ -156,6 +162,9 @@ func TestGroupMembersHaveTheirOwnOutcome(t *testing.T) {
 		}
 		if stored != 5 {
 			t.Errorf("%d are stored", stored)
+		}
+		if n := s.count(t, "SELECT count(*) FROM ledger_batch WHERE id >= $1", before); n != 1 {
+			t.Errorf("the group came in %d transactions", n)
 		}
 		checkSums(t, s, stored)
 	})
@@ -235,6 +244,59 @@ func TestAKeyOfAFailedMemberIsFree(t *testing.T) {
 		d, err := s.Device(t.Context(), access.Everything(), good.Credential.Device)
 		if err != nil || d.Current[device.IDevIDSlot] != good.Credential.ID {
 			t.Errorf("%+v, %v", d, err)
+		}
+	})
+}
+
+func TestPersonsOfAGroupStayWithTheirLeaves(t *testing.T) {
+	onBoth(t, func(t *testing.T, cfg Config) {
+		s := mustOpen(t, cfg)
+		is := newIssuer(t, s)
+		is.addRows(t, 0, 3, false)
+		before, err := s.LedgerSize(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var members []device.Issuance
+		for n := range int64(3) {
+			i := is.next(n)
+			i.Entries = append(i.Entries, ledger.Entry{Kind: ledger.ApprovalExecuted, At: is.at, Actor: fmt.Sprint("operator:", n), Body: ledger.JSON(struct{}{})})
+			members = append(members, i)
+		}
+		members[1].ControlEpoch++ // takes no leaf
+		s.together(t, members...)
+		if n := s.count(t, "SELECT count(*) FROM ledger_batch WHERE id >= $1", before); n != 1 {
+			t.Errorf("the group came in %d transactions", n)
+		}
+		for offset, want := range []string{"", "operator:0", "", "operator:2", ""} {
+			p, err := s.LedgerPrivate(t.Context(), before+int64(offset))
+			if err != nil || (p == nil) != (want == "") || p != nil && p.Value != want {
+				t.Errorf("beside leaf %d of the group: %v, %v, want %q", offset, p, err, want)
+			}
+		}
+	})
+}
+
+func TestAFormerRunOfANodeGetsNoSerials(t *testing.T) {
+	onBoth(t, func(t *testing.T, cfg Config) {
+		former, now := mustOpen(t, cfg), mustOpen(t, cfg)
+		at := time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
+		if err := former.FenceNode(t.Context(), "one", at); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := former.LeaseSerials(t.Context(), "one", 8, at); err != nil {
+			t.Fatal(err)
+		}
+		if err := now.FenceNode(t.Context(), "one", at); err != nil {
+			t.Fatal(err)
+		}
+		_, err := former.LeaseSerials(t.Context(), "one", 8, at)
+		refused(t, err, fault.NodeFenced)
+		if _, err := now.LeaseSerials(t.Context(), "one", 8, at); err != nil {
+			t.Error(err)
+		}
+		if n := now.count(t, "SELECT count(*) FROM serial_lease WHERE closed_at = 0"); n != 1 {
+			t.Errorf("%d blocks are open", n)
 		}
 	})
 }
