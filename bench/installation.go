@@ -32,13 +32,21 @@ type installation struct {
 	server *process
 	device string // addresses of the running server
 	status string
+	pprof  string       // empty: not profiled
 	api    *http.Client // over the local socket
 }
 
 // build compiles the server and the tests of package issuing.
-func build(ctx context.Context, folder string) error {
+func build(ctx context.Context, folder string, profiled bool) error {
+	extra := "-trimpath=false" // as it is anyway
+	if profiled {
+		var err error
+		if extra, err = overlay(folder); err != nil {
+			return err
+		}
+	}
 	for _, args := range [][]string{
-		{"build", "-o", filepath.Join(folder, "birthmark"), "github.com/birthmark/birthmark/cmd/birthmark"},
+		{"build", extra, "-o", filepath.Join(folder, "birthmark"), "github.com/birthmark/birthmark/cmd/birthmark"},
 		{"test", "-c", "-o", filepath.Join(folder, "issuing.test"), "github.com/birthmark/birthmark/internal/pki/issuing"},
 	} {
 		if text, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
@@ -128,13 +136,13 @@ func (i *installation) readAuthorities(ctx context.Context) error {
 // start runs the server with its log in a file and returns how long it took to
 // be ready.
 func (i *installation) start(ctx context.Context) (time.Duration, error) {
-	addresses, err := freeAddresses(3)
+	addresses, err := freeAddresses(4)
 	if err != nil {
 		return 0, err
 	}
-	i.device, i.status = addresses[0], addresses[1]
+	i.device, i.status, i.pprof = addresses[0], addresses[1], addresses[3]
 	begin := time.Now()
-	i.server, err = start(ctx, i.data, "serve", i.binary, "serve", "--data", i.data, "--database", i.database,
+	i.server, err = start(ctx, i.data, "serve", []string{"BENCH_PPROF=" + i.pprof}, i.binary, "serve", "--data", i.data, "--database", i.database,
 		"--device-listen", i.device, "--status-listen", i.status, "--console-listen", addresses[2])
 	if err != nil {
 		return 0, err

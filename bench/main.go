@@ -8,7 +8,9 @@
 //	go run ./bench                 a million devices, some fifteen minutes
 //	BENCH_QUICK=1 go run ./bench   fifty thousand, under a minute
 //
-// BENCH_KEEP=FOLDER keeps the seeded SQLite folder there for the next run.
+// BENCH_KEEP=FOLDER keeps the seeded SQLite folder there for the next run,
+// BENCH_PROFILE=FOLDER profiles the servers under enrollment and stops there,
+// BENCH_POSTGRES=no leaves PostgreSQL out.
 package main
 
 import (
@@ -32,16 +34,21 @@ type plan struct {
 	passes  int           // of each cell and server, in turns
 	revoked int           // entries of the CRL
 	keep    string        // folder for the seeded data, or empty
+
+	profiles string // folder for profiles of the servers; then only enrollment is measured
 }
 
 func newPlan() plan {
 	p := plan{
-		stored: 1_000_000, spare: 400_000, clients: []int{1, 16, 64}, cell: 5 * time.Second, passes: 5,
-		revoked: 1_000_000, keep: os.Getenv("BENCH_KEEP"),
+		stored: 1_000_000, spare: 300_000, clients: []int{1, 16, 64}, cell: 5 * time.Second, passes: 3,
+		revoked: 1_000_000, keep: os.Getenv("BENCH_KEEP"), profiles: os.Getenv("BENCH_PROFILE"),
 	}
 	if os.Getenv("BENCH_QUICK") != "" {
 		p.quick = true
-		p.stored, p.spare, p.cell, p.passes, p.revoked = 50_000, 30_000, 1500*time.Millisecond, 1, 50_000
+		p.stored, p.spare, p.cell, p.passes, p.revoked = 50_000, 60_000, 1500*time.Millisecond, 1, 50_000
+	}
+	if p.profiles != "" {
+		p.cell, p.passes, p.clients = 5*time.Second, 1, []int{1, 64}
 	}
 	return p
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
@@ -17,6 +19,7 @@ type target struct {
 	name   string
 	pid    int // of the server
 	extra  int // of its database, whose processes count too; 0: none
+	pprof  string
 	order  order
 	next   int // first device that has not enrolled
 	stats  map[int]*series
@@ -71,16 +74,24 @@ func measure(ctx context.Context, p plan, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.end(), os.RemoveAll(b.folder)) }()
 	b.step("building")
-	if err := build(ctx, b.folder); err != nil {
+	if err := build(ctx, b.folder, p.profiles != ""); err != nil {
 		return err
 	}
 	if b.load, err = b.startPart(ctx, "load"); err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context) error{b.issuing, b.prepare, b.serve, b.cells, b.ocsp, b.register, b.crl} {
+	parts := []func(context.Context) error{b.prepare, b.serve, b.cells, b.issuing, b.ocsp, b.register, b.crl}
+	if p.profiles != "" {
+		parts = parts[:3]
+	}
+	for _, part := range parts {
 		if err := part(ctx); err != nil {
 			return b.explain(err)
 		}
+	}
+	if p.profiles != "" {
+		b.enrollTable().text(out)
+		return nil
 	}
 	b.print()
 	return nil
@@ -93,10 +104,20 @@ func (b *bench) explain(err error) error {
 	for _, path := range append(logs, parts...) {
 		text, readErr := os.ReadFile(path)
 		if readErr == nil && len(text) > 0 {
-			err = fmt.Errorf("%w\n%s ends with:\n%s", err, filepath.Base(path), text[max(0, len(text)-2000):])
+			err = fmt.Errorf("%w\n%s:\n%s", err, filepath.Base(path), lastWords(text))
 		}
 	}
 	return err
+}
+
+// lastWords is where a Go program says why it died, or else the end.
+func lastWords(log []byte) []byte {
+	for _, mark := range []string{"fatal error:", "panic:", "SIGSEGV"} {
+		if at := bytes.Index(log, []byte(mark)); at >= 0 {
+			return log[at:min(len(log), at+4000)]
+		}
+	}
+	return log[max(0, len(log)-1000):]
 }
 
 // prepare makes and seeds the installations.
@@ -137,6 +158,11 @@ func (i *installation) make(ctx context.Context, p plan) error {
 	if err := i.seed(ctx, p); err != nil {
 		return err
 	}
+	// Any command that finds no server hashes what the ledger is behind, so
+	// that the servers do not begin with a million entries.
+	if err := i.command(ctx, "product", "list"); err != nil {
+		return err
+	}
 	return i.readAuthorities(ctx)
 }
 
@@ -150,17 +176,28 @@ func (b *bench) seedSQLite(ctx context.Context) error {
 		if err := b.sqlite.make(ctx, b.plan); err != nil {
 			return err
 		}
-		return os.CopyFS(kept, os.DirFS(b.sqlite.data))
+		return copyFolder(ctx, b.sqlite.data, kept)
 	}
-	if err := os.CopyFS(b.sqlite.data, os.DirFS(kept)); err != nil {
+	if err := copyFolder(ctx, kept, b.sqlite.data); err != nil {
 		return err
 	}
 	return b.sqlite.readAuthorities(ctx)
 }
 
+// copyFolder copies with modes, without which the server refuses its keys.
+func copyFolder(ctx context.Context, from, to string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	if text, err := exec.CommandContext(ctx, "cp", "-a", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the seeded folder: %w\n%s", err, text)
+	}
+	return nil
+}
+
 // serve starts the servers and lets them catch up.
 func (b *bench) serve(ctx context.Context) error {
-	b.step("starting the servers; the ledger hashes what was seeded")
+	b.step("starting the servers")
 	first := b.plan.stored + 1
 	var at listening
 	p, err := b.startPart(ctx, "ideal")
@@ -184,7 +221,7 @@ func (b *bench) serve(ctx context.Context) error {
 		if err := i.settle(ctx); err != nil {
 			return err
 		}
-		t := &target{letter: "b", name: "Birthmark, SQLite", pid: i.server.pid(), next: first, order: order{
+		t := &target{letter: "b", name: "Birthmark, SQLite", pid: i.server.pid(), pprof: i.pprof, next: first, order: order{
 			Address: i.device, Anchors: i.root, Issuer: i.issuer, Strict: true,
 		}}
 		if i == b.pg {
@@ -214,7 +251,7 @@ func (b *bench) cells(ctx context.Context) error {
 			for i := range b.targets {
 				// Whoever begins has a slight disadvantage: take turns.
 				t := b.targets[(i+pass)%len(b.targets)]
-				if err := b.cell(t, clients); err != nil {
+				if err := b.cell(ctx, t, clients); err != nil {
 					return fmt.Errorf("(%s) with %d clients: %w", t.letter, clients, err)
 				}
 			}
@@ -269,8 +306,8 @@ func (b *bench) spent(t *target) (s spent, err error) {
 
 // cell is one pass: connect, then run, with processor times read around the
 // run.
-func (b *bench) cell(t *target, clients int) error {
-	c, s, err := b.run(t, clients, t.next)
+func (b *bench) cell(ctx context.Context, t *target, clients int) error {
+	c, s, err := b.run(ctx, t, clients)
 	if err != nil {
 		return err
 	}
@@ -291,7 +328,7 @@ func (b *bench) cell(t *target, clients int) error {
 	return nil
 }
 
-func (b *bench) run(t *target, clients, from int) (c cell, s spent, err error) {
+func (b *bench) run(ctx context.Context, t *target, clients int) (c cell, s spent, err error) {
 	o := t.order
 	o.Do, o.Clients = "connect", clients
 	if err := errors.Join(b.load.ask(o, &c), c.err()); err != nil {
@@ -301,8 +338,9 @@ func (b *bench) run(t *target, clients, from int) (c cell, s spent, err error) {
 	if err != nil {
 		return c, s, err
 	}
-	o.Do, o.For, o.From = "run", b.plan.cell, from
-	if err := errors.Join(b.load.ask(o, &c), c.err()); err != nil {
+	profiled := b.profile(ctx, t, clients)
+	o.Do, o.For, o.From = "run", b.plan.cell, t.next
+	if err := errors.Join(b.load.ask(o, &c), profiled(), c.err()); err != nil {
 		return c, s, err
 	}
 	after, err := b.spent(t)

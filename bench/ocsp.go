@@ -44,7 +44,7 @@ func (b *bench) ocsp(ctx context.Context) error {
 	b.figures.ocsp = &target{letter: "b", name: "Birthmark", pid: b.sqlite.server.pid(), order: order{Address: b.sqlite.status, Issuer: b.sqlite.issuer, OCSP: requests}}
 	for range b.plan.passes {
 		for _, t := range []*target{b.figures.map1, b.figures.ocsp} {
-			if err := b.cell(t, ocspClients); err != nil {
+			if err := b.cell(ctx, t, ocspClients); err != nil {
 				return fmt.Errorf("OCSP (%s): %w", t.letter, err)
 			}
 		}

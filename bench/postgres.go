@@ -27,6 +27,9 @@ var errNoPostgres = errors.New("PostgreSQL: not installed")
 // findPostgres uses the server that tools/postgres.sh has started around this
 // program, or has that script start one.
 func findPostgres(ctx context.Context) (*postgres, error) {
+	if os.Getenv("BENCH_POSTGRES") == "no" {
+		return nil, errNoPostgres
+	}
 	if dsn := os.Getenv("BIRTHMARK_TEST_POSTGRES"); dsn != "" {
 		pid, err := strconv.Atoi(os.Getenv("BIRTHMARK_TEST_POSTGRES_PID"))
 		if err != nil {

@@ -26,10 +26,11 @@ type process struct {
 	out  *json.Decoder // lines of JSON that it writes
 }
 
-// start runs a program until it ends by itself, stop is called or ctx is done.
+// start runs a program, with more environment, until it ends by itself, stop is called or ctx is done.
 // Its standard error goes to a file in folder.
-func start(ctx context.Context, folder, name, program string, args ...string) (*process, error) {
+func start(ctx context.Context, folder, name string, env []string, program string, args ...string) (*process, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = patience
 	log, err := os.OpenFile(filepath.Join(folder, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -59,7 +60,7 @@ func startPart(ctx context.Context, folder, part string, args ...string) (*proce
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, folder, part, self, append([]string{part}, args...)...)
+	return start(ctx, folder, part, nil, self, append([]string{part}, args...)...)
 }
 
 // ask writes a line of JSON and reads one.
