@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"regexp"
 	"slices"
 
@@ -94,23 +95,22 @@ func (s *Service) preset(ctx context.Context, actor, name string) (ProfileVersio
 }
 
 // ImportPresets stores every preset whose name is not taken and whose issuer
-// exists and lives long enough, as init does.
+// exists and can issue under it, as init does. A fixed form, for one, cannot name
+// one of several CRL shards.
 func (s *Service) ImportPresets(ctx context.Context, actor string) error {
 	snap, err := s.Refresh(ctx)
 	if err != nil {
 		return err
 	}
 	for _, name := range profile.Presets() {
-		text, ok := profile.Preset(name)
-		if _, taken := snap.roads[name]; taken || !ok {
+		if _, taken := snap.roads[name]; taken {
 			continue
 		}
-		p, err := profile.Parse(text)
-		if err != nil {
-			return err
+		p, err := snap.presetFor(name)
+		if err == nil {
+			err = snap.fits(p)
 		}
-		err = snap.fits(p)
-		if fault.Has(err, fault.AuthorityUnknown) || fault.Has(err, fault.ValidityOutside) {
+		if fault.Has(err, fault.AuthorityUnknown) || fault.Has(err, fault.ValidityOutside) || fault.Has(err, fault.ProfileInvalid) {
 			s.log.InfoContext(ctx, "a preset does not fit the authorities and was left out", "profile", name, "error", err)
 			continue
 		}
@@ -123,6 +123,23 @@ func (s *Service) ImportPresets(ctx context.Context, actor string) error {
 	}
 	_, err = s.Refresh(ctx)
 	return err
+}
+
+// presetFor returns a preset with as many CRL shards as its issuer has.
+func (s *Snapshot) presetFor(name string) (*profile.Profile, error) {
+	text, ok := profile.Preset(name)
+	if !ok {
+		return nil, fault.New(fault.ProfileUnknown, name)
+	}
+	p, err := profile.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	m, ok := s.byName[p.Issuer]
+	if !ok || !p.CRL || m.CRLShards == p.CRLShards {
+		return p, nil
+	}
+	return profile.Parse(fmt.Appendf(text, "crlShards: %d\n", m.CRLShards))
 }
 
 // Profiles returns the newest version of every profile.

@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -358,5 +359,69 @@ func TestStatusKnowsOnlyWhatWasIssuedHere(t *testing.T) {
 	noError(t, w.store.Close())
 	if _, err := w.Status(t.Context(), parse(t, own.DER), nil); err == nil {
 		t.Fatal("an answer without the record")
+	}
+}
+
+// A certificate names the shard on which it is looked for, and is on that one
+// alone.
+func TestShards(t *testing.T) {
+	const shards = 4
+	w := newWorldAt(t, time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC), shards)
+	ctx := t.Context()
+	var certs []device.Credential
+	for range 12 {
+		certs = append(certs, w.issue(t))
+	}
+	for _, c := range certs {
+		w.revoke(t, c, "superseded")
+	}
+	w.follow(t)
+	noError(t, w.Step(ctx))
+	lists := make(map[string]*x509.RevocationList)
+	for shard := range shards {
+		c, err := w.CRL(ctx, "issuing", shard)
+		noError(t, err)
+		l, err := x509.ParseRevocationList(c.DER)
+		noError(t, err)
+		lists[fmt.Sprintf("http://pki.example.com/crl/issuing/%d.crl", shard)] = l
+		idp := false
+		for _, x := range l.Extensions {
+			idp = idp || x.Id.String() == "2.5.29.28" && x.Critical
+		}
+		if !idp {
+			t.Errorf("shard %d has no critical issuingDistributionPoint", shard)
+		}
+	}
+	for _, c := range certs {
+		points := parse(t, c.DER).CRLDistributionPoints
+		if len(points) != 1 {
+			t.Fatalf("%v", points)
+		}
+		for url, l := range lists {
+			if (listed(l, c) == 4) != (url == points[0]) {
+				t.Errorf("a certificate that names %s: reason %d on %s", points[0], listed(l, c), url)
+			}
+		}
+	}
+	// A hold that ends leaves its shard.
+	held := w.issue(t)
+	_, err := w.Hold(ctx, officer, status.Act{CertSerial: held.CertSerial})
+	noError(t, err)
+	w.clock.add(time.Minute)
+	w.follow(t)
+	noError(t, w.Step(ctx))
+	_, err = w.Release(ctx, officer, status.Act{CertSerial: held.CertSerial})
+	noError(t, err)
+	w.clock.add(time.Minute)
+	w.follow(t)
+	noError(t, w.Step(ctx))
+	for shard := range shards {
+		c, err := w.CRL(ctx, "issuing", shard)
+		noError(t, err)
+		l, err := x509.ParseRevocationList(c.DER)
+		noError(t, err)
+		if listed(l, held) != -1 {
+			t.Error("a released certificate is still listed")
+		}
 	}
 }

@@ -487,7 +487,7 @@ func FuzzOCSPRequest(f *testing.F) {
 
 func TestOpenSSLAcceptsAnswers(t *testing.T) {
 	openssl := needs.OpenSSL(t)
-	w := newWorldAt(t, time.Now())
+	w := newWorldAt(t, time.Now(), 1)
 	good, bad := w.issue(t), w.issue(t)
 	w.revoke(t, bad, "keyCompromise")
 	dir := t.TempDir()

@@ -64,10 +64,10 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	return newWorldAt(t, time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC))
+	return newWorldAt(t, time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC), 1)
 }
 
-func newWorldAt(t testing.TB, at time.Time) *world {
+func newWorldAt(t testing.TB, at time.Time, shards int) *world {
 	t.Helper()
 	w := &world{folder: t.TempDir(), clock: &clock{t: at}}
 	w.start(t)
@@ -78,7 +78,7 @@ func newWorldAt(t testing.TB, at time.Time) *world {
 	_, err := w.authorities.CreateRoot(ctx, "system", authority.NewAuthority{Name: "root", Secret: rootSecret})
 	noError(t, err)
 	w.root(t, func(r *authority.RootSession) {
-		_, err = r.CreateIssuing(ctx, "system", authority.NewAuthority{Name: "issuing", Secret: serverSecret})
+		_, err = r.CreateIssuing(ctx, "system", authority.NewAuthority{Name: "issuing", Secret: serverSecret, CRLShards: shards})
 		noError(t, err)
 	})
 	noError(t, w.authorities.ImportPresets(ctx, "system"))
