@@ -46,6 +46,7 @@ var tableForms = []tableForm{
 	{"crl", "authority shard number this_update next_update entries parts digest:b", "authority, shard"},
 	{"crl_part", "authority shard number part data:b", "authority, shard, number, part"},
 	{"crl_number", "authority shard counter this_update", "authority, shard"},
+	{"overlap", "credential ends_at", "credential"},
 	{"device_batch", "id name:t staged digest:b totals:t visible", "id"},
 }
 

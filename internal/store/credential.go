@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
@@ -211,11 +210,11 @@ func (s *Store) writeIfNeeded(ctx context.Context, fn func(*tx) error, entries .
 	return err
 }
 
-// Confirm marks a credential's first use; it does nothing when it was confirmed
-// before.
-func (s *Store) Confirm(ctx context.Context, id device.CredentialID, at time.Time, entries ...ledger.Entry) error {
+// Confirm marks a credential's first use and notes when those before it end; it
+// does nothing when it was confirmed before.
+func (s *Store) Confirm(ctx context.Context, c device.Confirmation, entries ...ledger.Entry) error {
 	return s.writeIfNeeded(ctx, func(t *tx) error {
-		old, err := readCredential(ctx, t, access.Everything(), id)
+		old, err := readCredential(ctx, t, access.Everything(), c.ID)
 		if err != nil {
 			return err
 		}
@@ -224,7 +223,7 @@ func (s *Store) Confirm(ctx context.Context, id device.CredentialID, at time.Tim
 		}
 		n, err := t.exec(ctx, `UPDATE credential SET confirmed_at = $2, state = CASE WHEN state = $3 THEN $4 ELSE state END
 WHERE id = $1 AND confirmed_at = 0 AND state = $5 AND site = $6 AND owner = $7`,
-			int64(id), at, device.Issued, device.Confirmed, old.State, old.Site, old.Owner)
+			int64(c.ID), c.At, device.Issued, device.Confirmed, old.State, old.Site, old.Owner)
 		if err != nil {
 			return err
 		}
@@ -235,6 +234,11 @@ WHERE id = $1 AND confirmed_at = 0 AND state = $5 AND site = $6 AND owner = $7`,
 			t.tallyCredential(&old, -1)
 			old.State = device.Confirmed
 			t.tallyCredential(&old, 1)
+		}
+		for _, o := range c.Ends {
+			if _, err := t.exec(ctx, "INSERT INTO overlap (credential, ends_at) VALUES ($1, $2) ON CONFLICT DO NOTHING", int64(o.Credential), o.EndsAt); err != nil {
+				return err
+			}
 		}
 		return nil
 	}, entries...)

@@ -38,6 +38,11 @@ func (s *Store) Revoke(ctx context.Context, scope access.Scope, r status.Revocat
 		if err := unlist(ctx, t, c.ID); err != nil {
 			return err
 		}
+		if next == device.Revoked {
+			if _, err := t.exec(ctx, "DELETE FROM overlap WHERE credential = $1", int64(c.ID)); err != nil {
+				return err
+			}
+		}
 		_, err = t.exec(ctx, `INSERT INTO revocation (authority, shard, credential, cert_serial, revoked_at, reason, not_after)
 VALUES ($1, $2, $3, $4, $5, $6, $7)`, c.Authority, r.Shard, int64(c.ID), c.CertSerial, r.At, r.Reason, c.NotAfter)
 		return err
@@ -123,6 +128,19 @@ func moveCredential(ctx context.Context, t *tx, c *device.Credential, next devic
 func unlist(ctx context.Context, t *tx, id device.CredentialID) error {
 	_, err := t.exec(ctx, "DELETE FROM revocation WHERE credential = $1", int64(id))
 	return err
+}
+
+// EndedOverlaps returns credentials whose overlap is over, at most limit. Index
+// overlap_ends.
+func (s *Store) EndedOverlaps(ctx context.Context, now time.Time, limit int) ([]device.CredentialID, error) {
+	var ids []device.CredentialID
+	err := each(s.read.query(ctx, "SELECT credential FROM overlap WHERE ends_at <= $1 ORDER BY ends_at, credential LIMIT $2", now, limit))(func(r row) error {
+		var id int64
+		err := r.Scan(&id)
+		ids = append(ids, device.CredentialID(id))
+		return err
+	})
+	return ids, err
 }
 
 // Revocations returns rows of one authority and shard in order of credential

@@ -33,9 +33,9 @@ type Store interface {
 	// CredentialBySPKI returns the newest credential of a public key.
 	CredentialBySPKI(ctx context.Context, s access.Scope, spkiDigest [32]byte) (Credential, error)
 	Credentials(ctx context.Context, s access.Scope, q CredentialQuery) (page []Credential, next string, err error)
-	// Confirm marks a credential's first use; it does nothing when it was
-	// confirmed before.
-	Confirm(ctx context.Context, id CredentialID, at time.Time, entries ...ledger.Entry) error
+	// Confirm marks a credential's first use and notes when those before it
+	// end; it does nothing when it was confirmed before.
+	Confirm(ctx context.Context, c Confirmation, entries ...ledger.Entry) error
 	// Expiring returns the number of live credentials per day (unix days) and
 	// product from maintained counters.
 	Expiring(ctx context.Context, s access.Scope, fromDay, toDay int64) ([]ExpiryCount, error)
@@ -80,6 +80,19 @@ type CredentialQuery struct {
 	State     CredentialState
 	After     string
 	Limit     int
+}
+
+// Confirmation is the first use of a credential.
+type Confirmation struct {
+	ID   CredentialID
+	At   time.Time
+	Ends []Overlap // what it followed
+}
+
+// Overlap is a credential whose successor is in use: it stays good until then.
+type Overlap struct {
+	Credential CredentialID
+	EndsAt     time.Time
 }
 
 // ExpiryCount is how many live credentials of a product end on a day.

@@ -352,17 +352,45 @@ func TestExpiredCertificateRenewsWithinTheProfilesGrace(t *testing.T) {
 	refused(t, err, fault.CredentialExpired)
 }
 
-func TestOldAndNewCertificateAreGoodTogether(t *testing.T) {
+func TestOldAndNewCertificateAreGoodTogetherForAWhile(t *testing.T) {
 	w := newWorld(t)
-	w.product("sensor", "ldevid-cloud")
+	w.product("sensor", "ldevid-cloud") // overlapDays: 14
 	old, err := w.bySecret(w.device("sensor", "SN-1"), newCSR(t, newKey(t), nil))
 	must(t, err)
 	cert := parsed(t, old)
+	renewed, err := w.byCertificate(enroll.Reenroll, cert, "", newCSR(t, newKey(t), cert.RawSubject))
+	must(t, err)
+	state := func() device.CredentialState {
+		row, err := w.store.Credential(t.Context(), access.Everything(), old.Credential.ID)
+		must(t, err)
+		return row.State
+	}
+	ended := func() int {
+		ids, err := w.store.EndedOverlaps(t.Context(), w.clock(), 10)
+		must(t, err)
+		return len(ids)
+	}
+	if state() != device.Confirmed {
+		t.Errorf("after its renewal the old certificate is %s", state())
+	}
+	w.pass(15 * 24 * time.Hour)
+	if ended() != 0 {
+		t.Error("the old certificate ends before the new one was used")
+	}
+	// The new one is used: from now on both are good for fourteen days.
+	cert = parsed(t, renewed)
 	_, err = w.byCertificate(enroll.Reenroll, cert, "", newCSR(t, newKey(t), cert.RawSubject))
 	must(t, err)
-	row, err := w.store.Credential(t.Context(), access.Everything(), old.Credential.ID)
-	must(t, err)
-	if row.State != device.Confirmed {
-		t.Errorf("after its renewal the old certificate is %s", row.State)
+	w.pass(13 * 24 * time.Hour)
+	if ended() != 0 {
+		t.Error("the overlap is too short")
+	}
+	w.pass(2 * 24 * time.Hour)
+	if ended() != 1 {
+		t.Error("the overlap does not end")
+	}
+	must(t, w.end(&old.Credential))
+	if ended() != 0 || state() != device.Revoked {
+		t.Error("a revoked certificate is to be ended again")
 	}
 }

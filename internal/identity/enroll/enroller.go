@@ -29,7 +29,7 @@ type Devices interface {
 	Credential(ctx context.Context, s access.Scope, id device.CredentialID) (device.Credential, error)
 	CredentialBySerial(ctx context.Context, s access.Scope, certSerial []byte) (device.Credential, error)
 	CredentialBySPKI(ctx context.Context, s access.Scope, spkiDigest [32]byte) (device.Credential, error)
-	Confirm(ctx context.Context, id device.CredentialID, at time.Time, entries ...ledger.Entry) error
+	Confirm(ctx context.Context, c device.Confirmation, entries ...ledger.Entry) error
 	StoreIssuance(ctx context.Context, i device.Issuance) (device.Credential, error)
 }
 
@@ -201,7 +201,7 @@ func (e *Enroller) decide(ctx context.Context, plane *authority.Snapshot, r *Req
 		return nil, err
 	}
 	if q.credential != nil {
-		if err := e.checkCredential(ctx, r, d, csr); err != nil {
+		if err := e.checkCredential(ctx, plane, r, d, csr); err != nil {
 			return nil, err
 		}
 	}
@@ -323,7 +323,7 @@ func (e *Enroller) checkKey(d *decision, csr *request.Request) error {
 }
 
 // checkCredential applies the rules for a requester that shows a certificate.
-func (e *Enroller) checkCredential(ctx context.Context, r *Request, d *decision, csr *request.Request) error {
+func (e *Enroller) checkCredential(ctx context.Context, plane *authority.Snapshot, r *Request, d *decision, csr *request.Request) error {
 	q := d.requester
 	if e.now().After(q.credential.NotAfter) {
 		grace := time.Duration(d.road.Profile.AcceptExpiredDays) * 24 * time.Hour
@@ -352,19 +352,50 @@ func (e *Enroller) checkCredential(ctx context.Context, r *Request, d *decision,
 	if q.foreign {
 		return nil
 	}
-	return e.confirm(ctx, q.credential)
+	return e.confirm(ctx, plane, q.credential)
 }
 
 // confirm notes that a certificate has been used: its key lives in the device
 // and its predecessor is done with.
-func (e *Enroller) confirm(ctx context.Context, c *device.Credential) error {
+func (e *Enroller) confirm(ctx context.Context, plane *authority.Snapshot, c *device.Credential) error {
 	if !c.ConfirmedAt.IsZero() {
 		return nil
 	}
 	now := e.now()
-	return e.devices.Confirm(ctx, c.ID, now, ledger.Entry{
+	ends, err := e.overlaps(ctx, plane, c, now)
+	if err != nil {
+		return err
+	}
+	return e.devices.Confirm(ctx, device.Confirmation{ID: c.ID, At: now, Ends: ends}, ledger.Entry{
 		Kind: ledger.CertificateUsed, At: now, Actor: deviceActor(c.Device), Body: confirmedBody(c),
 	})
+}
+
+// overlaps says when the credentials before c end: the one it replaced, and
+// those between that the device never used. A credential that expires sooner,
+// or whose profile lets it live, is left alone.
+func (e *Enroller) overlaps(ctx context.Context, plane *authority.Snapshot, c *device.Credential, now time.Time) ([]device.Overlap, error) {
+	road, err := plane.Road(plane.ProfileName(c.Profile))
+	if err != nil || road.Profile.OverlapDays == profile.OverlapUntilExpiry {
+		return nil, nil // a profile that cannot issue now ends nothing either
+	}
+	endsAt := now.AddDate(0, 0, road.Profile.OverlapDays)
+	var ends []device.Overlap
+	for id := c.Previous; id != 0 && len(ends) < maxUnconfirmed; {
+		old, err := e.devices.Credential(ctx, access.Everything(), id)
+		if err != nil {
+			return nil, err
+		}
+		good := old.State == device.Issued || old.State == device.Confirmed || old.State == device.Superseded
+		if good && endsAt.Before(old.NotAfter) {
+			ends = append(ends, device.Overlap{Credential: id, EndsAt: endsAt})
+		}
+		if !old.ConfirmedAt.IsZero() {
+			break
+		}
+		id = old.Previous
+	}
+	return ends, nil
 }
 
 func deviceActor(id device.ID) string { return "device:" + id.String() }

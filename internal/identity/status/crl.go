@@ -135,9 +135,13 @@ type keeper struct {
 	signed  map[shardKey]time.Time // when this node last signed
 }
 
-// Step does once what Run does again and again: it publishes the CRLs that are
-// due, if this node has the lease.
+// Step does once what Run does again and again: it ends certificates whose
+// overlap is over, and publishes the CRLs that are due, if this node has the
+// lease.
 func (s *Service) Step(ctx context.Context) error {
+	if _, err := s.endOverlaps(ctx); err != nil {
+		return err
+	}
 	var k keeper
 	_, err := s.step(ctx, &k)
 	return err

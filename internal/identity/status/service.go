@@ -188,8 +188,12 @@ func (s *Service) Run(ctx context.Context) error {
 			s.log.ErrorContext(ctx, "CRLs could not be published", "error", err, "cause", errors.Unwrap(err))
 		}
 		s.renewResponders(ctx)
+		ended, overlapErr := s.endOverlaps(ctx)
+		if overlapErr != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "replaced certificates could not be ended", "error", overlapErr, "cause", errors.Unwrap(overlapErr))
+		}
 		pause := idle
-		if more || err != nil {
+		if more || err != nil || ended == overlapsAtOnce {
 			pause = shortPause
 		}
 		timer.Reset(pause)

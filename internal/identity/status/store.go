@@ -47,6 +47,9 @@ type Store interface {
 	Revoke(ctx context.Context, s access.Scope, r Revocation, entries ...ledger.Entry) error
 	// Release moves a held credential back: fault.NotOnHold.
 	Release(ctx context.Context, s access.Scope, id device.CredentialID, entries ...ledger.Entry) error
+	// EndedOverlaps returns credentials that their successors have replaced for
+	// as long as their profiles allow, at most limit. Revoke takes them off.
+	EndedOverlaps(ctx context.Context, now time.Time, limit int) ([]device.CredentialID, error)
 	// Revocations returns rows of one authority and shard in order of
 	// credential id, at most limit, from the one after the cursor (0: start).
 	Revocations(ctx context.Context, authority int64, shard int, after device.CredentialID, limit int) ([]Revocation, error)

@@ -87,14 +87,16 @@ func testConfirm(t *testing.T, open Open) {
 	f.add(f.device("SN-1"))
 	c := f.issue(f.s.DeviceID("SN-1"), "idevid", "")
 	confirm := func(at time.Time, n int64) error {
-		return f.adds(n, func(e ...ledger.Entry) error { return f.s.Confirm(t.Context(), c.ID, at, e...) })
+		return f.adds(n, func(e ...ledger.Entry) error {
+			return f.s.Confirm(t.Context(), device.Confirmation{ID: c.ID, At: at}, e...)
+		})
 	}
 	f.ok(confirm(f.now, 1))
 	f.ok(confirm(f.now.Add(time.Hour), 0))
 	want := c
 	want.State, want.ConfirmedAt = device.Confirmed, f.now
 	f.same(want, f.credential(c.ID))
-	f.refused(f.s.Confirm(t.Context(), c.ID+1, f.now, f.entry("")), fault.CredentialUnknown)
+	f.refused(f.s.Confirm(t.Context(), device.Confirmation{ID: c.ID + 1, At: f.now}, f.entry("")), fault.CredentialUnknown)
 	counts, err := f.s.Counts(t.Context(), access.Everything())
 	f.ok(err)
 	f.same(map[device.CredentialState]int64{device.Confirmed: 1}, counts.Credentials)

@@ -167,7 +167,7 @@ var silent = map[string]string{
 
 // reading are the methods that write nothing.
 var reading = strings.Fields(`Approval ApprovalByDigest Approvals CertSerial Changed CheckClock ClockMark Close Control Counts
-Credential CredentialBySPKI CredentialBySerial Credentials CurrentCRL CurrentCRLNumber Device DeviceID Devices Expiring Installation
+Credential CredentialBySPKI CredentialBySerial Credentials CurrentCRL CurrentCRLNumber Device DeviceID EndedOverlaps Devices Expiring Installation
 CRLRows CredentialRows DeviceRows LeaseRows RevocationRows LatestCheckpoint LedgerBatches LedgerPrivate LedgerSize Node Operators Product Products ProfileVersion ProfileVersions Revocations Tile TokenByHash Tokens`)
 
 func testEveryWriteHasALeaf(t *testing.T, open Open) {
@@ -248,7 +248,7 @@ func (f *fixture) writes() []namedWrite {
 			c, err = s.StoreIssuance(ctx, f.issuance(&d, "idevid", ""))
 			return err
 		}},
-		{"Confirm", func(e ledger.Entry) error { return s.Confirm(ctx, c.ID, f.now, e) }},
+		{"Confirm", func(e ledger.Entry) error { return s.Confirm(ctx, device.Confirmation{ID: c.ID, At: f.now}, e) }},
 		{"Revoke", func(e ledger.Entry) error {
 			return s.Revoke(ctx, all, status.Revocation{Credential: c.ID, At: f.now, Reason: 6}, e)
 		}},

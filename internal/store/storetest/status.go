@@ -84,7 +84,7 @@ func testHold(t *testing.T, open Open) {
 	hold(first)
 	f.refused(f.s.Revoke(t.Context(), access.Everything(), revocation(f, first, 6), f.entry("")), fault.AlreadyRevoked)
 	release(first, device.Issued)
-	f.ok(f.s.Confirm(t.Context(), first.ID, f.now, f.entry("")))
+	f.ok(f.s.Confirm(t.Context(), device.Confirmation{ID: first.ID, At: f.now}, f.entry("")))
 	hold(first)
 	release(first, device.Confirmed)
 	hold(first)

@@ -103,7 +103,7 @@ func lived(t *testing.T, open Open) *fixture {
 		id := devices[i].ID
 		first := f.enroll(id, "idevid", "", true)
 		second := f.enroll(id, "ldevid", "cloud", false)
-		f.ok(f.s.Confirm(t.Context(), second.ID, f.now, ledger.Entry{
+		f.ok(f.s.Confirm(t.Context(), device.Confirmation{ID: second.ID, At: f.now}, ledger.Entry{
 			Kind: ledger.CertificateUsed, At: f.now, Actor: "system", Body: &ledger.Confirmed{Credential: int64(second.ID), Device: int64(id)},
 		}))
 		switch i % 5 {
