@@ -32,10 +32,11 @@ func TestBinariesLinkWhatIsOnRecord(t *testing.T) {
 	for _, folder := range commands {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
 			linked := goList(t, "linux", "{{.ImportPath}}", "./cmd/"+filepath.Base(folder))
-			got := depsHeader
+			var got strings.Builder
+			got.WriteString(depsHeader)
 			for _, one := range linked {
 				if strings.Contains(strings.Split(one, "/")[0], ".") && !strings.HasPrefix(one, "github.com/birthmark/birthmark/") {
-					got += one + "\n"
+					got.WriteString(one + "\n")
 				}
 				for _, never := range neverLinked {
 					if one == never {
@@ -45,7 +46,7 @@ func TestBinariesLinkWhatIsOnRecord(t *testing.T) {
 			}
 			golden := filepath.Join(folder, "deps.txt")
 			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
 					t.Fatal(err)
 				}
 				return
@@ -54,7 +55,7 @@ func TestBinariesLinkWhatIsOnRecord(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(strings.ReplaceAll(string(want), "\r\n", "\n"), got); diff != "" {
+			if diff := cmp.Diff(strings.ReplaceAll(string(want), "\r\n", "\n"), got.String()); diff != "" {
 				t.Errorf("deps.txt (-want +got):\n%s", diff)
 			}
 		})
