@@ -197,19 +197,6 @@ func (s *Serials) lingered() []spentBlock {
 	return old
 }
 
-// Forget drops a block that STORE refused as fenced, so that the next serial
-// comes from a new one.
-func (s *Serials) Forget(ref device.LeaseRef) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.current.lease.LeaseRef == ref {
-		s.current = block{}
-	}
-	if s.next.lease.LeaseRef == ref {
-		s.next = block{}
-	}
-}
-
 // Close ends all blocks, so that their unused serials count as abandoned. Call
 // it when nothing is being issued any more.
 func (s *Serials) Close(ctx context.Context) error {

@@ -115,19 +115,6 @@ func TestSerialsGiveUpWithTheirCaller(t *testing.T) {
 	noError(t, s.Close(t.Context()))
 }
 
-func TestFencedBlockIsForgotten(t *testing.T) {
-	f := newFake()
-	s := newSerials(t, f, newClock(), 64)
-	first, a, _, err := s.Next(t.Context())
-	noError(t, err)
-	s.Forget(first)
-	second, b, _, err := s.Next(t.Context())
-	noError(t, err)
-	if first == second || a == b {
-		t.Fatal("the fenced block went on")
-	}
-}
-
 func TestUsedUpBlocksAreClosedLater(t *testing.T) {
 	f := newFake()
 	c := newClock()

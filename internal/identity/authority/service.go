@@ -108,9 +108,6 @@ func (s *Service) Start(ctx context.Context) error {
 // any more.
 func (s *Service) Close(ctx context.Context) error { return s.serials.Close(ctx) }
 
-// Serials returns the leaser, for STORE's refusals.
-func (s *Service) Serials() *Serials { return s.serials }
-
 // LeasedSerial is a certificate serial that is on record and was never handed out
 // before.
 type LeasedSerial struct {
