@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -56,10 +57,8 @@ func parseCheckpoint(text string) (c Checkpoint, origin string, err error) {
 	if len(lines) < 4 || lines[0] == "" || lines[len(lines)-1] != "" {
 		return c, "", fault.New(fault.CheckpointBad, "it needs three lines")
 	}
-	for _, extension := range lines[3 : len(lines)-1] {
-		if extension == "" {
-			return c, "", fault.New(fault.CheckpointBad, "an empty line")
-		}
+	if slices.Contains(lines[3:len(lines)-1], "") {
+		return c, "", fault.New(fault.CheckpointBad, "an empty line")
 	}
 	c.Size, err = strconv.ParseInt(lines[1], 10, 64)
 	if err != nil || c.Size < 0 || strconv.FormatInt(c.Size, 10) != lines[1] {
