@@ -58,7 +58,7 @@ type node struct {
 	feed      *ledger.Feed
 	witnesses []*ledger.FileWitness
 
-	verifier    note.Verifier // of checkpoints
+	verifiers   []note.Verifier // of checkpoints; the first is of this life
 	verifierKey string
 }
 
@@ -206,9 +206,13 @@ func (n *node) secret(string) (keystore.Secret, error) {
 const ledgerKey = "file:ledger"
 
 // ledgerOrigin is the checkpoints' first line: it names this installation's
-// log.
-func ledgerOrigin(i authority.Installation) string {
-	return fmt.Sprintf("birthmark/%x", i.ID)
+// log, and its life. After a restore the log goes on from an earlier point, so
+// witnesses must not take it for the one they saw.
+func ledgerOrigin(i authority.Installation, life int64) string {
+	if life == 0 {
+		return fmt.Sprintf("birthmark/%x", i.ID)
+	}
+	return fmt.Sprintf("birthmark/%x/%d", i.ID, life)
 }
 
 // startLedger prepares the sequencer and its witnesses.
@@ -225,7 +229,7 @@ func (n *node) startLedger(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	signer, err := ledger.NewSigner(ledgerOrigin(i), key, rand.Reader)
+	signer, err := ledger.NewSigner(ledgerOrigin(i, i.RestoreEpoch), key, rand.Reader)
 	if err != nil {
 		return err
 	}
@@ -233,10 +237,17 @@ func (n *node) startLedger(ctx context.Context) error {
 	if !ok {
 		return fault.New(fault.KeyUnavailable, ledgerKey, "is not an Ed25519 key")
 	}
-	if n.verifierKey, err = ledger.VerifierKey(ledgerOrigin(i), public); err != nil {
+	if n.verifierKey, err = ledger.VerifierKey(ledgerOrigin(i, i.RestoreEpoch), public); err != nil {
 		return err
 	}
-	n.verifier = signer
+	n.verifiers = []note.Verifier{signer}
+	for life := range i.RestoreEpoch {
+		v, err := ledger.NewVerifier(ledgerOrigin(i, life), public)
+		if err != nil {
+			return err
+		}
+		n.verifiers = append(n.verifiers, v)
+	}
 	paths := n.settings.WitnessFiles
 	if len(paths) == 0 {
 		paths = []string{n.folder.witness()}
@@ -251,7 +262,7 @@ func (n *node) startLedger(ctx context.Context) error {
 		witnesses = append(witnesses, w)
 	}
 	n.sequencer, err = ledger.NewSequencer(ledger.SequencerConfig{
-		Store: n.store, Signer: signer, Node: n.name, Witnesses: witnesses, Now: time.Now, Logger: n.log,
+		Store: n.store, Signer: signer, Known: n.verifiers[1:], Node: n.name, Witnesses: witnesses, Now: time.Now, Logger: n.log,
 	})
 	return err
 }

@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/authority"
@@ -134,7 +132,7 @@ func (l ledgerAPI) Leaf(ctx context.Context, index int64) (rest.LedgerLeaf, erro
 // Verify checks ledger and register against each other.
 func (l ledgerAPI) Verify(ctx context.Context, checkpoint []byte) (ledger.Report, error) {
 	n := l.node
-	o := ledger.VerifyOptions{Verifiers: []note.Verifier{n.verifier}, Now: time.Now}
+	o := ledger.VerifyOptions{Verifiers: n.verifiers, Now: time.Now}
 	if checkpoint != nil {
 		o.Outside = append(o.Outside, checkpoint)
 	}
