@@ -88,7 +88,7 @@ func (h *Handlers) Get(w http.ResponseWriter, r *http.Request, _ []byte) error {
 	header["Expires"] = []string{a.NextUpdate.UTC().Format(http.TimeFormat)}
 	header["Etag"] = []string{a.ETag}
 	header["Cache-Control"] = []string{cacheControl(h.maxAge(a))}
-	if match := r.Header.Get("If-None-Match"); match != "" && match == a.ETag {
+	if unchanged(r, a.ETag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
@@ -100,6 +100,20 @@ func (h *Handlers) Get(w http.ResponseWriter, r *http.Request, _ []byte) error {
 // maxAge is how long caches may keep an answer: never beyond its nextUpdate.
 func (h *Handlers) maxAge(a *status.Answer) time.Duration {
 	return max(0, min(a.MaxAge, a.NextUpdate.Sub(h.now())))
+}
+
+// unchanged reports whether the asker has what it would get (RFC 9110, section
+// 13.1.2: any of a list, weak or not, or whatever there is).
+func unchanged(r *http.Request, etag string) bool {
+	for _, field := range r.Header["If-None-Match"] {
+		for tag := range strings.SplitSeq(field, ",") {
+			tag = strings.TrimSpace(tag)
+			if tag == "*" || strings.TrimPrefix(tag, "W/") == etag {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func cacheControl(age time.Duration) string {
@@ -164,8 +178,9 @@ func WriteFault(w http.ResponseWriter, _ int, f *fault.Error) {
 
 // CRL serves "/crl/NAME/SHARD.crl".
 func (h *Handlers) CRL(w http.ResponseWriter, r *http.Request, _ []byte) error {
-	shard, err := strconv.Atoi(strings.TrimSuffix(r.PathValue("shard"), ".crl"))
-	if err != nil || !strings.HasSuffix(r.PathValue("shard"), ".crl") {
+	text, ok := strings.CutSuffix(r.PathValue("shard"), ".crl")
+	shard, err := strconv.Atoi(text)
+	if !ok || err != nil || text != strconv.Itoa(shard) { // one address for one list
 		return fault.New(fault.CRLUnknown)
 	}
 	return h.crl(w, r, r.PathValue("issuer"), shard)
@@ -192,13 +207,23 @@ func (h *Handlers) crl(w http.ResponseWriter, r *http.Request, name string, shar
 	header.Set("Last-Modified", c.ThisUpdate.UTC().Format(http.TimeFormat))
 	header.Set("Expires", c.NextUpdate.UTC().Format(http.TimeFormat))
 	header.Set("Cache-Control", cacheControl(max(0, min(crlMaxAge, c.NextUpdate.Sub(h.now())))))
-	if r.Header.Get("If-None-Match") == header.Get("ETag") {
+	if unchanged(r, header.Get("ETag")) || unchangedSince(r, c.ThisUpdate) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
 	header.Set("Content-Length", strconv.Itoa(len(c.DER)))
 	_, _ = w.Write(c.DER) // the peer is gone; it may ask again
 	return nil
+}
+
+// unchangedSince is for clients that remember dates only; a tag goes before
+// (RFC 9110, section 13.1.3). No two lists begin in the same second.
+func unchangedSince(r *http.Request, at time.Time) bool {
+	if r.Header.Get("If-None-Match") != "" {
+		return false
+	}
+	since, err := http.ParseTime(r.Header.Get("If-Modified-Since"))
+	return err == nil && !at.Truncate(time.Second).After(since)
 }
 
 // crlMaxAge keeps caches within the promise that a revocation is in the CRL

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -49,9 +50,10 @@ type World struct {
 	Enroller  *enroll.Enroller
 	Operator  *access.Caller // may do everything
 
-	keys *keystore.Store
-	mu   sync.Mutex
-	now  time.Time // guarded by mu
+	keys   *keystore.Store
+	cursor int64 // of the change feed
+	mu     sync.Mutex
+	now    time.Time // guarded by mu
 }
 
 // Config says what a World is made of.
@@ -144,6 +146,18 @@ func (w *World) Pass(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.now = w.now.Add(d)
+}
+
+// Follow tells the services what was committed, as the change feed does.
+func (w *World) Follow(t testing.TB) {
+	t.Helper()
+	batches, err := w.Store.LedgerBatches(context.Background(), w.cursor, ^ledger.Class(0), 1<<20)
+	must(t, err)
+	for _, b := range batches {
+		w.cursor = b.First + int64(len(b.Leaves))
+		must(t, errors.Join(
+			w.Authority.Follow(context.Background(), b), w.Access.Follow(context.Background(), b), w.Status.Follow(context.Background(), b)))
+	}
 }
 
 // Product adds a product with these profiles.
