@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,22 +74,40 @@ func settingsFile(path string) (kong.Resolver, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.ConfigInvalid, err, path, "cannot be read")
 	}
-	var checked Settings
-	if err := yaml.UnmarshalWithOptions(text, &checked, yaml.Strict()); err != nil {
+	values, err := parseSettings(text)
+	if err != nil {
 		return nil, fault.New(fault.ConfigInvalid, path, firstLine(yaml.FormatError(err, false, false)))
-	}
-	values := map[string]any{}
-	if err := yaml.Unmarshal(text, &values); err != nil {
-		return nil, fault.New(fault.ConfigInvalid, path, err)
 	}
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 		v, ok := values[strings.ReplaceAll(flag.Name, "-", "_")]
-		if !ok || !settingNames[flag.Name] {
+		inEnvironment := func(name string) bool { return os.Getenv(name) != "" }
+		if !ok || !settingNames[flag.Name] || slices.ContainsFunc(flag.Envs, inEnvironment) {
 			return nil, nil
 		}
 		return flagText(v), nil
 	}), nil
 }
+
+// parseSettings refuses what is not a setting and returns the values by key.
+func parseSettings(text []byte) (values map[string]any, err error) {
+	defer func() {
+		if p := recover(); p != nil { // the library panics on some tags
+			err = errors.New("it is not YAML of plain keys and values")
+		}
+	}()
+	if len(text) > maxSettings {
+		return nil, errors.New("it is larger than settings are")
+	}
+	var checked Settings
+	if err := yaml.UnmarshalWithOptions(text, &checked, yaml.Strict()); err != nil {
+		return nil, err
+	}
+	values = map[string]any{}
+	return values, yaml.Unmarshal(text, &values)
+}
+
+// maxSettings is far above what all keys with comments need.
+const maxSettings = 64 << 10
 
 // settingNames are the flags that may come from the file.
 var settingNames = func() map[string]bool {

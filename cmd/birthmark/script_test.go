@@ -50,6 +50,7 @@ func runScripts(t *testing.T, dir string) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready": scriptReady, "term": scriptTerm, "kill9": scriptKill, "jsonfield": scriptJSONField,
 			"certserial": scriptCertSerial, "sql": scriptSQL, "served": scriptServed,
+			"unset": func(ts *testscript.TestScript, _ bool, args []string) { ts.Setenv(args[0], "") },
 		},
 	})
 }
