@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/birthmark/birthmark/internal/pki/cms"
 )
@@ -38,8 +39,11 @@ type Config struct {
 	Certificate *tls.Certificate
 	// Connections is how many connections are kept; 0: two.
 	Connections int
-	Timeout     time.Duration
+	// Timeout is for a whole request with its answer; 0: 30 s.
+	Timeout time.Duration
 }
+
+const defaultTimeout = 30 * time.Second
 
 // New returns a client; it connects at the first request.
 func New(c Config) (*EST, error) {
@@ -55,10 +59,26 @@ func New(c Config) (*EST, error) {
 		base += c.Label + "/"
 	}
 	n := max(c.Connections, 2)
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
+	}
 	return &EST{base: base, http: &http.Client{
-		Timeout:   c.Timeout,
-		Transport: &http.Transport{TLSClientConfig: t, MaxIdleConnsPerHost: n, MaxConnsPerHost: n, IdleConnTimeout: time.Minute},
+		Timeout:       c.Timeout,
+		CheckRedirect: sameOrigin,
+		Transport:     &http.Transport{TLSClientConfig: t, MaxIdleConnsPerHost: n, MaxConnsPerHost: n, IdleConnTimeout: time.Minute},
 	}}, nil
+}
+
+// maxRedirects bounds how often a server may send us elsewhere.
+const maxRedirects = 3
+
+// sameOrigin follows redirects within the server that was named and nowhere
+// else: elsewhere nobody said whom to trust (RFC 7030, section 3.2.1).
+func sameOrigin(to *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects || to.URL.Scheme != via[0].URL.Scheme || to.URL.Host != via[0].URL.Host {
+		return http.ErrUseLastResponse
+	}
+	return nil
 }
 
 // Close drops kept connections.
@@ -68,7 +88,7 @@ func (e *EST) Close() { e.http.CloseIdleConnections() }
 type Refused struct {
 	Status     int
 	RetryAfter time.Duration // 0: not said; status 202 means the request waits
-	Text       string        // as the server said it, at most 1 KiB
+	Text       string        // as the server said it, at most 1 KiB, printable
 }
 
 // Error quotes the server.
@@ -114,6 +134,10 @@ func (e *EST) post(ctx context.Context, operation string, csr []byte, user, pass
 	if len(certs) != 1 {
 		return nil, fmt.Errorf("server sent %d certificates instead of one", len(certs))
 	}
+	// The request holds the key as the certificate must: octet for octet.
+	if !bytes.Contains(csr, certs[0].RawSubjectPublicKeyInfo) {
+		return nil, errors.New("server sent a certificate for another key")
+	}
 	return certs[0], nil
 }
 
@@ -126,18 +150,31 @@ func (e *EST) do(req *http.Request) ([]*x509.Certificate, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return nil, fmt.Errorf("read answer: %w", err)
 	}
+	if len(body) > maxAnswer {
+		return nil, errors.New("the answer is too long")
+	}
 	if resp.StatusCode != http.StatusOK {
-		r := &Refused{Status: resp.StatusCode, Text: string(body[:min(len(body), 1024)])}
-		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+		r := &Refused{Status: resp.StatusCode, Text: printable(body[:min(len(body), 1024)])}
+		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s >= 0 {
 			r.RetryAfter = time.Duration(s) * time.Second
 		}
 		return nil, r
 	}
 	return parse(body)
+}
+
+// printable keeps a server's words from commanding a terminal.
+func printable(text []byte) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(string(text), ""))
 }
 
 // parse reads base64, broken into lines or not, around a certs-only CMS.
