@@ -74,6 +74,7 @@ type Config struct {
 // Limits are what one listener gives to strangers.
 type Limits struct {
 	Connections   int           // at once; further ones wait in the kernel's queue
+	PerAddress    int           // of them from one address; further ones are closed; 0: all
 	HeaderTimeout time.Duration // handshake and headers
 	BodyTimeout   time.Duration // whole request
 	WriteTimeout  time.Duration
@@ -84,7 +85,7 @@ type Limits struct {
 // DefaultLimits suit a listener that faces devices.
 func DefaultLimits() Limits {
 	return Limits{
-		Connections: 8192, HeaderTimeout: 10 * time.Second, BodyTimeout: 20 * time.Second,
+		Connections: 8192, PerAddress: 2048, HeaderTimeout: 10 * time.Second, BodyTimeout: 20 * time.Second,
 		WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute, HeaderBytes: 16 << 10,
 	}
 }
@@ -213,7 +214,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.serve(w, 
 // Serve accepts connections until Shutdown. It returns nil after Shutdown.
 func (s *Server) Serve(l net.Listener) error {
 	if n := s.cfg.Limits.Connections; n > 0 {
-		l = limitListener(l, n)
+		l = limitListener(l, n, s.cfg.Limits.PerAddress)
 	}
 	var err error
 	if s.cfg.TLS != nil {
