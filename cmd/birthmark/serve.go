@@ -95,6 +95,11 @@ func (n *node) serve(ctx context.Context, started func(addresses)) error {
 		return err
 	}
 	defer os.Remove(n.folder.socket())
+	// The ledger is read before anyone is told to come: issuing waits for it.
+	// What is wrong with it stops issuing, not the server.
+	if err := n.sequencer.Step(ctx); err != nil {
+		n.log.Error("the ledger cannot be continued; nothing will be issued", "error", err)
+	}
 	jobs, stopJobs := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopJobs()
 	var group errgroup.Group
@@ -118,11 +123,6 @@ func (n *node) serve(ctx context.Context, started func(addresses)) error {
 			}
 			return err
 		})
-	}
-	// The ledger is read before anyone is told to come: issuing waits for it.
-	// What is wrong with it stops issuing, not the server.
-	if err := n.sequencer.Step(ctx); err != nil {
-		n.log.Error("the ledger cannot be continued; nothing will be issued", "error", err)
 	}
 	s.ready.Store(true)
 	notifySystemd("READY=1")

@@ -30,7 +30,7 @@ const (
 type Sequencer struct {
 	cfg SequencerConfig
 
-	// Only the goroutine in Run uses these.
+	working sync.Mutex // held by Step; guards all down to hasher
 	edge    *edge // nil: to be loaded
 	lease   Lease
 	renewed time.Time
@@ -139,8 +139,10 @@ func (s *Sequencer) Ready(now time.Time) error {
 }
 
 // Step does once what Run does over and over: catch up, sign, tell the
-// witnesses.
+// witnesses. It may be called beside Run.
 func (s *Sequencer) Step(ctx context.Context) error {
+	s.working.Lock()
+	defer s.working.Unlock()
 	err := s.step(ctx)
 	if err == nil {
 		s.settle(nil)

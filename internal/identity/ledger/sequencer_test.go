@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -440,5 +441,25 @@ func TestStalledWhenTheKeyIsAway(t *testing.T) {
 func TestReadyBeforeTheLedgerWasRead(t *testing.T) {
 	if err := newTestSequencer(t, newMemory(), "a").Ready(testTime); !fault.Has(err, fault.LedgerStalled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestStepsAtOnce calls Step beside another Step, as a server's start and its
+// job may: the tree must be the one that a single caller makes.
+func TestStepsAtOnce(t *testing.T) {
+	m, r := newMemory(), rand.New(rand.NewPCG(7, 7))
+	s := newTestSequencer(t, m, "a")
+	for range 50 {
+		fill(m, r, 40)
+		var steps sync.WaitGroup
+		for range 4 {
+			steps.Go(func() {
+				if err := s.Step(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		steps.Wait()
+		checkTree(t, m)
 	}
 }
