@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -57,8 +58,12 @@ func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 func (t *table) text(out io.Writer) {
 	fmt.Fprintf(out, "\n%s\n", t.title)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	width := 0 // of the first column, the only one that is text
+	for _, row := range t.rows {
+		width = max(width, len(row[0]))
+	}
 	for _, row := range append([][]string{t.head}, t.rows...) {
-		fmt.Fprintln(w, strings.Join(row, "\t")+"\t")
+		fmt.Fprintf(w, "%-*s\t%s\t\n", width, row[0], strings.Join(row[1:], "\t"))
 	}
 	_ = w.Flush() // out is what is being written to anyway
 }
@@ -73,7 +78,8 @@ func (t *table) markdown(out io.Writer) {
 // print writes all tables and, last, the ratio that matters most.
 func (b *bench) print() {
 	list := []*table{b.enrollTable(), b.issuingTable(), b.ocspTable(), b.registerTable(), b.crlTable()}
-	fmt.Fprintf(b.out, "\n%s, %d cores, %s; load average %s\n", cpuModel(), runtime.NumCPU(), runtime.Version(), loadAverage())
+	fmt.Fprintf(b.out, "\n%s, %d cores, %s; %s; load average %s\n",
+		cpuModel(), runtime.NumCPU(), runtime.Version(), cmp.Or(b.figures.postgres, errNoPostgres.Error()), loadAverage())
 	for _, t := range list {
 		t.text(b.out)
 	}
@@ -157,10 +163,9 @@ func (b *bench) registerTable() *table {
 
 func (b *bench) crlTable() *table {
 	f := b.figures.crl
-	t := &table{title: fmt.Sprintf("CRL of %d entries, %.1f MB, SQLite", f.Entries, float64(f.Bytes)/1e6), head: []string{"", "CPU s", "s"}}
-	t.add("first list, read from the record", fmt.Sprintf("%.2f", f.FirstCPU), "")
-	t.add("refreshed after a revocation", fmt.Sprintf("%.2f", median(f.RefreshCPU)), fmt.Sprintf("%.2f", median(f.RefreshWall)))
-	t.add("peak resident, MB", "", fmt.Sprintf("%.0f", megabytes(f.Peak)))
+	t := &table{title: fmt.Sprintf("CRL of %d entries, %.1f MB, SQLite", f.Entries, float64(f.Bytes)/1e6), head: []string{"", "CPU s", "s", "peak MB"}}
+	t.add("first list, read from the record", fmt.Sprintf("%.2f", f.FirstCPU), "", fmt.Sprintf("%.0f", megabytes(f.FirstPeak)))
+	t.add("refreshed after a revocation", fmt.Sprintf("%.2f", median(f.RefreshCPU)), fmt.Sprintf("%.2f", median(f.RefreshWall)), fmt.Sprintf("%.0f", megabytes(f.Peak)))
 	return t
 }
 

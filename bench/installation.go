@@ -38,15 +38,16 @@ type installation struct {
 
 // build compiles the server and the tests of package issuing.
 func build(ctx context.Context, folder string, profiled bool) error {
-	extra := "-trimpath=false" // as it is anyway
+	server := []string{"build"}
 	if profiled {
-		var err error
-		if extra, err = overlay(folder); err != nil {
+		flag, err := overlay(folder)
+		if err != nil {
 			return err
 		}
+		server = append(server, flag)
 	}
 	for _, args := range [][]string{
-		{"build", extra, "-o", filepath.Join(folder, "birthmark"), "github.com/birthmark/birthmark/cmd/birthmark"},
+		append(server, "-o", filepath.Join(folder, "birthmark"), "github.com/birthmark/birthmark/cmd/birthmark"),
 		{"test", "-c", "-o", filepath.Join(folder, "issuing.test"), "github.com/birthmark/birthmark/internal/pki/issuing"},
 	} {
 		if text, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
@@ -58,7 +59,7 @@ func build(ctx context.Context, folder string, profiled bool) error {
 
 // install makes a data folder with the program's own commands.
 func (i *installation) install(ctx context.Context) error {
-	secret := filepath.Join(filepath.Dir(i.data), "root.passphrase")
+	secret := i.data + ".root-passphrase"
 	if err := os.WriteFile(secret, []byte("passphrase of the benchmark's root\n"), 0o600); err != nil {
 		return err
 	}

@@ -45,10 +45,10 @@ func newPlan() plan {
 	}
 	if os.Getenv("BENCH_QUICK") != "" {
 		p.quick = true
-		p.stored, p.spare, p.cell, p.passes, p.revoked = 50_000, 60_000, 1500*time.Millisecond, 1, 50_000
+		p.stored, p.spare, p.cell, p.passes, p.revoked = 50_000, 30_000, 1500*time.Millisecond, 1, 50_000
 	}
 	if p.profiles != "" {
-		p.cell, p.passes, p.clients = 5*time.Second, 1, []int{1, 64}
+		p.spare, p.cell, p.passes, p.clients = 100_000, 5*time.Second, 1, []int{1, 64}
 	}
 	return p
 }
@@ -68,7 +68,7 @@ func main() {
 	if err != nil && !errors.Is(err, io.EOF) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
-		os.Exit(1) //nolint:gocritic // nothing is left to undo
+		os.Exit(1)
 	}
 }
 

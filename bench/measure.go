@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // target is a server under load.
@@ -120,15 +122,25 @@ func lastWords(log []byte) []byte {
 	return log[max(0, len(log)-1000):]
 }
 
-// prepare makes and seeds the installations.
+// prepare makes and seeds the installations, both at a time.
 func (b *bench) prepare(ctx context.Context) error {
 	binary := filepath.Join(b.folder, "birthmark")
 	b.sqlite = &installation{binary: binary, data: filepath.Join(b.folder, "sqlite")}
 	b.sqlite.database = "sqlite:" + filepath.Join(b.sqlite.data, "birthmark.db")
-	b.step("SQLite: %d devices with certificates, %d without", b.plan.stored, b.plan.spare)
-	if err := b.seedSQLite(ctx); err != nil {
+	if err := b.preparePostgres(ctx, binary); err != nil {
 		return err
 	}
+	b.step("%d devices with certificates, %d without, in each database", b.plan.stored, b.plan.spare)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return b.seedSQLite(ctx) })
+	if b.pg != nil {
+		group.Go(func() error { return b.pg.make(ctx, b.plan) })
+	}
+	return group.Wait()
+}
+
+// preparePostgres makes an empty database, if there is a server for it.
+func (b *bench) preparePostgres(ctx context.Context, binary string) error {
 	server, err := findPostgres(ctx)
 	if errors.Is(err, errNoPostgres) {
 		b.step("%v", err)
@@ -146,9 +158,9 @@ func (b *bench) prepare(ctx context.Context) error {
 		return err
 	}
 	b.ends = append(b.ends, drop)
-	b.step("%s: the same", b.figures.postgres)
+	b.step("%s", b.figures.postgres)
 	b.pg, b.pgPID = &installation{binary: binary, data: filepath.Join(b.folder, "postgres"), database: dsn}, server.pid
-	return b.pg.make(ctx, b.plan)
+	return nil
 }
 
 func (i *installation) make(ctx context.Context, p plan) error {
