@@ -31,7 +31,7 @@ type Sequencer struct {
 	cfg SequencerConfig
 
 	working sync.Mutex // held by Step; guards all down to hasher
-	edge    *edge // nil: to be loaded
+	edge    *edge      // nil: to be loaded
 	lease   Lease
 	renewed time.Time
 	pauses  map[Witness]time.Time // when to try again
