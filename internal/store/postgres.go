@@ -324,8 +324,8 @@ func (s pgScripter) script(ctx context.Context, text string) error {
 	return pgFault(err)
 }
 
-// committers: one group prepares while the other syncs.
-func (e *pgEngine) committers() int { return 2 }
+// overlaps: one group is decided while the other syncs.
+func (e *pgEngine) overlaps() bool { return true }
 
 func (e *pgEngine) close() error {
 	e.stop()

@@ -192,7 +192,7 @@ func (e *liteEngine) migrate(ctx context.Context, fn func(q scripter) error) err
 	return fn(e.writer)
 }
 
-func (e *liteEngine) committers() int { return 1 }
+func (e *liteEngine) overlaps() bool { return false }
 
 func (e *liteEngine) hint() {}
 

@@ -69,8 +69,8 @@ type engine interface {
 	migrate(ctx context.Context, fn func(q scripter) error) error
 	// commitGroup executes STORE for a group in one transaction.
 	commitGroup(ctx context.Context, g *group) error
-	// committers is how many groups may be on their way at the same time.
-	committers() int
+	// overlaps reports whether two groups may be on their way at the same time.
+	overlaps() bool
 	// hint tells other nodes that something was committed.
 	hint()
 	close() error

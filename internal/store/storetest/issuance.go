@@ -263,7 +263,7 @@ func testConcurrentIssuances(t *testing.T, open Open) { Concurrent(t, open(t)) }
 // nodes of one database, and compares the register with a model.
 func Concurrent(t *testing.T, nodes ...*store.Store) {
 	f := newFixture(t, nodes[0])
-	const callers, rounds = 24, 40
+	const callers, rounds = 160, 8 // more than wait for one group
 	var ids []device.ID
 	for n := range 12 {
 		d := f.device(fmt.Sprintf("SN-%d", n))
