@@ -25,7 +25,7 @@ const Prefix = "/.well-known/est/"
 
 // MaxBody is the largest request body that is read, in octets: an RSA-4096
 // request with attributes in base64 stays far below.
-const MaxBody = 64 << 10
+const MaxBody = request.MaxBody
 
 // Handlers are the operations as functions of request and body, to be put into
 // the device listener's route table. Path values: "label", empty for none.

@@ -27,7 +27,27 @@ import (
 
 func TestEST(t *testing.T) {
 	w := newWorld(t, server.DefaultLimits())
-	w.script().Run(t, "testdata/est.txt")
+	s := w.script()
+	s.Run(t, "testdata/est.txt")
+	log := w.Log.String()
+	if !strings.Contains(log, "fault=BM-2011") {
+		t.Error("a wrong secret is not in the log")
+	}
+	secrets := 0
+	for name, value := range s.Vars {
+		if strings.HasPrefix(name, "SN-") || strings.HasPrefix(name, "GW-") {
+			secrets++
+			if strings.Contains(log, value) {
+				t.Errorf("%s is in the log", name)
+			}
+		}
+	}
+	if secrets < 10 {
+		t.Errorf("only %d secrets were looked for", secrets)
+	}
+	if n := w.Count(t, "birthmark_panics_total") + w.Count(t, "birthmark_http_requests_total", "500"); n > 0 {
+		t.Errorf("%v internal errors", n)
+	}
 }
 
 // client sends requests on kept connections.
