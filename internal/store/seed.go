@@ -113,10 +113,10 @@ func (g *seeder) model() error {
 	if err != nil {
 		return err
 	}
-	serial := bytes.Repeat([]byte{0x5a}, serialSize)
+	certSerial := bytes.Repeat([]byte{0x5a}, serialSize)
 	name := SeedSerial(1 << 23)
 	cert := &x509.Certificate{
-		SerialNumber: new(big.Int).SetBytes(serial),
+		SerialNumber: new(big.Int).SetBytes(certSerial),
 		Subject:      pkix.Name{Organization: []string{"Seed Devices"}, CommonName: "sensor", SerialNumber: name},
 		NotBefore:    g.c.At, NotAfter: g.c.At.Add(seedValidity),
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
@@ -135,7 +135,7 @@ func (g *seeder) model() error {
 		return err
 	}
 	g.spki = parsed.RawSubjectPublicKeyInfo
-	g.serialAt = bytes.Index(g.der, serial)
+	g.serialAt = bytes.Index(g.der, certSerial)
 	g.nameAt = bytes.Index(g.der, []byte(name))
 	g.pointAt = bytes.Index(g.der, g.spki) + len(g.spki) - 64
 	g.n = len(name)
@@ -183,11 +183,11 @@ func (g *seeder) credentialID(n int) device.CredentialID {
 func (g *seeder) product(n int) int64 { return g.c.Products[n%len(g.c.Products)] }
 
 func (g *seeder) device(n int) device.Device {
-	serial := SeedSerial(n)
+	deviceSerial := SeedSerial(n)
 	d := device.Device{
-		ID: g.s.DeviceID(serial), DeviceSerial: serial, Product: g.product(n),
+		ID: g.s.DeviceID(deviceSerial), DeviceSerial: deviceSerial, Product: g.product(n),
 		State: device.Registered, Version: 1, RegisteredAt: g.c.At, ChangedAt: g.c.At,
-		Secret: device.Secret{Set: true, Hash: device.HashSecret([]byte(SeedSecret(serial)))},
+		Secret: device.Secret{Set: true, Hash: device.HashSecret([]byte(SeedSecret(deviceSerial)))},
 	}
 	if id := g.credentialID(n); id != 0 {
 		d.State, d.Version = device.Active, 2
@@ -233,10 +233,10 @@ func (g *seeder) credentials(ctx context.Context) error {
 		c := g.credential(i + 1)
 		g.rows[i] = numbered{g.s.spkiRow(&c.SPKIDigest), int64(c.ID)}
 		t.tallyCredential(&c, 1)
-		serial := SeedSerial(i + 1)
+		deviceSerial := SeedSerial(i + 1)
 		e := ledger.Entry{Kind: ledger.CertificateIssued, At: g.c.At, Actor: "device:" + c.Device.String(), Body: &ledger.Issued{
 			Credential: int64(c.ID), CertSerial: c.CertSerial, Authority: c.Authority, Profile: c.Profile, Kind: c.Kind,
-			Device: int64(c.Device), DeviceSerial: serial, DeviceVersion: 2, DeviceState: uint8(device.Active), Slot: string(device.IDevIDSlot),
+			Device: int64(c.Device), DeviceSerial: deviceSerial, DeviceVersion: 2, DeviceState: uint8(device.Active), Slot: string(device.IDevIDSlot),
 			SecretSpent: true, Product: c.Product, KeyKind: uint8(c.KeyKind), NotBefore: c.NotBefore, NotAfter: c.NotAfter,
 			SPKI: c.SPKIDigest, DER: sha256.Sum256(c.DER), Idempotency: c.Idempotency,
 		}}
@@ -245,18 +245,18 @@ func (g *seeder) credentials(ctx context.Context) error {
 }
 
 func (g *seeder) credential(n int) device.Credential {
-	serial := SeedSerial(n)
+	deviceSerial := SeedSerial(n)
 	id := g.credentialID(n)
 	c := device.Credential{
 		ID: id, CertSerial: g.s.CertSerial(g.leases[(n-1)/maxLease], id), Authority: g.c.Authority, AuthorityIndex: g.first + int64(n-1),
-		Profile: g.c.Profile, Kind: "idevid", Device: g.s.DeviceID(serial), Product: g.product(n), State: device.Issued, KeyKind: device.KeySoftware,
+		Profile: g.c.Profile, Kind: "idevid", Device: g.s.DeviceID(deviceSerial), Product: g.product(n), State: device.Issued, KeyKind: device.KeySoftware,
 		// The ends spread over a year.
 		NotBefore: g.c.At, NotAfter: g.c.At.Add(seedValidity + time.Duration(n%365)*24*time.Hour),
 		SPKIDigest: g.digest(n), IssuedAt: g.c.At, DER: bytes.Clone(g.der),
 	}
 	c.Idempotency = sha256.Sum256(c.SPKIDigest[:])
 	copy(c.DER[g.serialAt:], c.CertSerial)
-	copy(c.DER[g.nameAt:g.nameAt+g.n], serial)
+	copy(c.DER[g.nameAt:g.nameAt+g.n], deviceSerial)
 	p := g.point(n)
 	copy(c.DER[g.pointAt:], p[:])
 	for i, b := range p[:56] { // the signature's numbers

@@ -18,9 +18,9 @@ import (
 // row numbers that nobody outside can aim at; serial hides the dense numbers of
 // credentials in certificate serials.
 type keys struct {
-	hash   [32]byte
-	spki   cipher.Block
-	serial cipher.Block
+	hash [32]byte
+	spki cipher.Block
+	ids  cipher.Block
 }
 
 // loadKeys reads the keys, or makes them with a new database.
@@ -38,7 +38,7 @@ func (s *Store) loadKeys(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if s.keys.serial, err = aes.NewCipher(serialKey[:]); err != nil {
+	if s.keys.ids, err = aes.NewCipher(serialKey[:]); err != nil {
 		return err
 	}
 	s.keys.spki, err = aes.NewCipher(s.keys.hash[16:])
@@ -114,7 +114,7 @@ func (s *Store) CertSerial(l device.SerialLease, id device.CredentialID) []byte 
 	copy(b[8:], salt[:8])
 	out := make([]byte, serialSize)
 	out[0] = serialLead
-	s.keys.serial.Encrypt(out[1:], b[:])
+	s.keys.ids.Encrypt(out[1:], b[:])
 	return out
 }
 
@@ -125,7 +125,7 @@ func (s *Store) openSerial(certSerial []byte) (device.CredentialID, bool) {
 		return 0, false
 	}
 	var b [aes.BlockSize]byte
-	s.keys.serial.Decrypt(b[:], certSerial[1:])
+	s.keys.ids.Decrypt(b[:], certSerial[1:])
 	id := binary.BigEndian.Uint64(b[:])
 	return device.CredentialID(id), id > 0 && id < 1<<62
 }

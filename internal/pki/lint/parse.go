@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -254,10 +255,5 @@ func (c *certificate) selfIssued() bool { return string(c.issuerRaw) == string(c
 
 // has reports whether the extended key usage names a purpose.
 func (c *certificate) has(purpose string) bool {
-	for _, p := range c.purposes {
-		if p == purpose {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(c.purposes, purpose)
 }
