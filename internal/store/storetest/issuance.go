@@ -265,7 +265,7 @@ func Concurrent(t *testing.T, nodes ...*store.Store) {
 	f := newFixture(t, nodes[0])
 	const callers, rounds = 160, 8 // more than wait for one group
 	var ids []device.ID
-	for n := range 12 {
+	for n := range 100 {
 		d := f.device(fmt.Sprintf("SN-%d", n))
 		f.add(d)
 		ids = append(ids, d.ID)
@@ -283,18 +283,18 @@ func Concurrent(t *testing.T, nodes ...*store.Store) {
 					t.Error(err)
 					return
 				}
-				switch r.IntN(12) {
-				case 0:
+				if r.IntN(40) == 0 {
 					m.update(f, d)
 					continue
-				case 1:
+				}
+				if caller == 0 {
 					f.bump(r)
 				}
 				making.Lock()
 				i := f.issuance(&d, "ldevid", [...]string{"a", "b"}[r.IntN(2)])
 				making.Unlock()
 				// A small pool of keys, so that many meet.
-				i.Credential.SPKIDigest = [32]byte{byte(r.IntN(250)), 1}
+				i.Credential.SPKIDigest = [32]byte{byte(r.IntN(250)), byte(r.IntN(4)), 1}
 				got, err := s.StoreIssuance(t.Context(), i)
 				m.outcome(t, i, got, err)
 			}
