@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -201,61 +202,79 @@ func (e *liteEngine) close() error {
 	return errors.Join(e.pool.close(), e.writer.close())
 }
 
-// litePool holds the reading connections, opened as they are needed.
+// litePool holds the reading connections. The one that was used last is taken
+// first: in WAL mode a connection drops its pages at its first look after a
+// commit, so connections taken in turn would all be cold.
 type litePool struct {
 	path   string
-	free   chan *liteConn // nil: may be opened
+	slots  chan struct{} // one for each connection in use
 	closed chan struct{}
+
+	mu   sync.Mutex
+	free []*liteConn // guarded by mu; the last was used last
 }
 
 func newLitePool(path string, n int) *litePool {
-	p := &litePool{path: path, free: make(chan *liteConn, n), closed: make(chan struct{})}
-	for range n {
-		p.free <- nil
-	}
-	return p
+	return &litePool{path: path, slots: make(chan struct{}, n), closed: make(chan struct{})}
 }
 
 func (p *litePool) get(ctx context.Context) (*liteConn, error) {
-	var c *liteConn
 	select {
-	case c = <-p.free:
+	case p.slots <- struct{}{}:
 	default:
 		select {
-		case c = <-p.free:
+		case p.slots <- struct{}{}:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-p.closed:
+			return nil, fault.New(fault.ShuttingDown)
 		}
 	}
 	select {
 	case <-p.closed:
-		if c != nil {
-			p.free <- c
-		}
+		<-p.slots
 		return nil, fault.New(fault.ShuttingDown)
 	default:
 	}
-	if c != nil {
+	if c := p.pop(); c != nil {
 		return c, nil
 	}
 	c, err := openLite(p.path, sqlite3.SQLITE_OPEN_READWRITE, readerPragmas)
 	if err != nil {
-		p.free <- nil
+		<-p.slots
 		return nil, err
 	}
 	return c, nil
 }
 
-func (p *litePool) put(c *liteConn) { p.free <- c }
+func (p *litePool) pop() *liteConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.free)
+	if n == 0 {
+		return nil
+	}
+	c := p.free[n-1]
+	p.free = p.free[:n-1]
+	return c
+}
 
+func (p *litePool) put(c *liteConn) {
+	p.mu.Lock()
+	p.free = append(p.free, c)
+	p.mu.Unlock()
+	<-p.slots
+}
+
+// close waits for the connections in use and closes all.
 func (p *litePool) close() error {
 	close(p.closed)
+	for range cap(p.slots) {
+		p.slots <- struct{}{}
+	}
 	var errs []error
-	for range cap(p.free) {
-		if c := <-p.free; c != nil {
-			errs = append(errs, c.close())
-		}
+	for c := p.pop(); c != nil; c = p.pop() {
+		errs = append(errs, c.close())
 	}
 	return errors.Join(errs...)
 }
