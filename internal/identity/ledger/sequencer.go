@@ -148,10 +148,10 @@ func (s *Sequencer) Step(ctx context.Context) error {
 		s.settle(nil)
 		return nil
 	}
+	s.edge = nil // it may be ahead of the stored tiles
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	s.edge = nil
 	s.settle(err)
 	return err
 }

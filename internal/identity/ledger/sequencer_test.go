@@ -463,3 +463,33 @@ func TestStepsAtOnce(t *testing.T) {
 		checkTree(t, m)
 	}
 }
+
+// TestStepAfterACancelledStep ends a step by its context before the tiles are
+// saved, as a server's stop does, and takes the last step after it.
+func TestStepAfterACancelledStep(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 8))
+	for _, op := range []string{"batches", "save", "save-after"} {
+		m := newMemory()
+		s := newTestSequencer(t, m, "a")
+		for range 5 {
+			fill(m, r, 1+r.Int64N(600))
+			ctx, cancel := context.WithCancel(t.Context())
+			m.fail = func(o string) error {
+				if o != op {
+					return nil
+				}
+				cancel()
+				return context.Canceled
+			}
+			if err := s.Step(ctx); err == nil {
+				t.Fatal("the step was not cut off")
+			}
+			cancel()
+			m.fail = nil
+			if err := s.Step(t.Context()); err != nil {
+				t.Fatalf("%s: %v", op, err)
+			}
+			checkTree(t, m)
+		}
+	}
+}
