@@ -39,9 +39,9 @@ func showApproval(a *access.Approval, now time.Time) Approval {
 }
 
 func (a *API) approvals() {
-	add(a, op{method: http.MethodGet, path: "/approvals", action: access.ApprovalRead, summary: "List approvals that wait"}, a.listApprovals)
-	add(a, op{method: http.MethodGet, path: "/approvals/{id}", action: access.ApprovalRead, summary: "Show an approval"}, a.showApproval)
-	add(a, op{method: http.MethodPost, path: "/approvals/{id}/decision", action: access.ApprovalDecide, summary: "Approve or refuse an act of another operator"}, a.decideApproval)
+	add(a, op{method: http.MethodGet, path: "/approvals", action: access.ApprovalRead, summary: "List approvals that wait", everywhere: true}, a.listApprovals)
+	add(a, op{method: http.MethodGet, path: "/approvals/{id}", action: access.ApprovalRead, summary: "Show an approval", everywhere: true}, a.showApproval)
+	add(a, op{method: http.MethodPost, path: "/approvals/{id}/decision", action: access.ApprovalDecide, summary: "Approve or refuse an act of another operator", everywhere: true}, a.decideApproval)
 }
 
 func (a *API) listApprovals(ctx context.Context, _ *access.Caller, in *Page) (*list[Approval], error) {

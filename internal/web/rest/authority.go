@@ -32,11 +32,11 @@ type Authority struct {
 func (a *API) authorities() {
 	add(a, op{method: http.MethodGet, path: "/authorities", action: access.AuthorityRead, summary: "List authorities"}, a.listAuthorities)
 	add(a, op{method: http.MethodGet, path: "/authorities/{name}", action: access.AuthorityRead, summary: "Show an authority"}, a.showAuthority)
-	add(a, op{method: http.MethodPost, path: "/authorities/{name}/retirement", action: access.AuthorityManage, summary: "Retire an authority: it issues no more, its status goes on"}, a.retireAuthority)
-	add(a, op{method: http.MethodPost, path: "/authorities", action: access.AuthorityManage, summary: "Make an issuing authority, or sign the request of one elsewhere", status: http.StatusCreated, localOnly: true}, a.createAuthority)
-	add(a, op{method: http.MethodPost, path: "/authorities/{name}/revocation", action: access.AuthorityManage, summary: "Revoke an issuing authority with the root's key", localOnly: true}, a.revokeAuthority)
-	add(a, op{method: http.MethodPost, path: "/authorities/{name}/crl", action: access.AuthorityManage, summary: "Sign a root's CRL and renew its responder", localOnly: true}, a.signRootCRL)
-	add(a, op{method: http.MethodPost, path: "/authorities/import", action: access.AuthorityManage, summary: "Import an authority that exists already", status: http.StatusCreated}, a.importAuthority)
+	add(a, op{method: http.MethodPost, path: "/authorities/{name}/retirement", action: access.AuthorityManage, summary: "Retire an authority: it issues no more, its status goes on", everywhere: true}, a.retireAuthority)
+	add(a, op{method: http.MethodPost, path: "/authorities", action: access.AuthorityManage, summary: "Make an issuing authority, or sign the request of one elsewhere", everywhere: true, status: http.StatusCreated, localOnly: true}, a.createAuthority)
+	add(a, op{method: http.MethodPost, path: "/authorities/{name}/revocation", action: access.AuthorityManage, summary: "Revoke an issuing authority with the root's key", everywhere: true, localOnly: true}, a.revokeAuthority)
+	add(a, op{method: http.MethodPost, path: "/authorities/{name}/crl", action: access.AuthorityManage, summary: "Sign a root's CRL and renew its responder", everywhere: true, localOnly: true}, a.signRootCRL)
+	add(a, op{method: http.MethodPost, path: "/authorities/import", action: access.AuthorityManage, summary: "Import an authority that exists already", everywhere: true, status: http.StatusCreated}, a.importAuthority)
 }
 
 func showAuthority(plane *authority.Snapshot, m *authority.Member) Authority {

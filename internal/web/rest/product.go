@@ -28,7 +28,7 @@ var defaultProfiles = []string{"ldevid-cloud", "idevid"}
 
 func (a *API) products() {
 	add(a, op{method: http.MethodGet, path: "/products", action: access.ProductRead, summary: "List products"}, a.listProducts)
-	add(a, op{method: http.MethodPost, path: "/products", action: access.ProductManage, summary: "Add a product", status: http.StatusCreated}, a.addProduct)
+	add(a, op{method: http.MethodPost, path: "/products", action: access.ProductManage, summary: "Add a product", everywhere: true, status: http.StatusCreated}, a.addProduct)
 	add(a, op{method: http.MethodPut, path: "/products/{name}", action: access.ProductManage, summary: "Change a product"}, a.changeProduct)
 }
 

@@ -35,9 +35,9 @@ type Label struct {
 func (a *API) profiles() {
 	add(a, op{method: http.MethodGet, path: "/profiles", action: access.ProfileRead, summary: "List the newest version of each profile"}, a.listProfiles)
 	add(a, op{method: http.MethodGet, path: "/profiles/{name}", action: access.ProfileRead, summary: "List the versions of a profile with their text"}, a.showProfile)
-	add(a, op{method: http.MethodPost, path: "/profiles", action: access.ProfileManage, summary: "Import a profile as the next version of its name", status: http.StatusCreated}, a.importProfile)
+	add(a, op{method: http.MethodPost, path: "/profiles", action: access.ProfileManage, summary: "Import a profile as the next version of its name", everywhere: true, status: http.StatusCreated}, a.importProfile)
 	add(a, op{method: http.MethodGet, path: "/labels", action: access.ProfileRead, summary: "List EST labels"}, a.listLabels)
-	add(a, op{method: http.MethodPut, path: "/labels/{name}", action: access.ProfileManage, summary: "Say what an EST label means"}, a.setLabel)
+	add(a, op{method: http.MethodPut, path: "/labels/{name}", action: access.ProfileManage, summary: "Say what an EST label means", everywhere: true}, a.setLabel)
 }
 
 func showVersion(v *authority.ProfileVersion) Profile {

@@ -197,6 +197,9 @@ type op struct {
 	maxBody      int64
 	localOnly    bool
 	slow         bool // may take longer than a listener waits with its answer
+	// everywhere marks acts on what no product, site or owner has to itself. A
+	// caller whose scope is limited does not do them, whatever its actions.
+	everywhere bool
 }
 
 // add puts an operation into the table. Its handler gets the caller whom the
@@ -219,7 +222,11 @@ func add[I, O any](a *API, o op, handle func(ctx context.Context, c *access.Call
 		Description: "Needs " + string(o.action) + ".", Tags: []string{noun}, DefaultStatus: o.status,
 		MaxBodyBytes: row.MaxBody + 1, Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict},
 	}, func(ctx context.Context, in *I) (*O, error) {
-		out, err := handle(ctx, access.CallerOf(ctx), in)
+		c := access.CallerOf(ctx)
+		if o.everywhere && !c.Scope.SeesEverything() {
+			return nil, asProblem(fault.New(fault.NotAllowed, "with a limited scope"))
+		}
+		out, err := handle(ctx, c, in)
 		if err != nil {
 			return nil, asProblem(err)
 		}

@@ -78,9 +78,9 @@ type Verification struct {
 }
 
 func (a *API) ledger() {
-	add(a, op{method: http.MethodGet, path: "/ledger", action: access.LedgerRead, summary: "How far the ledger is"}, a.ledgerState)
-	add(a, op{method: http.MethodGet, path: "/ledger/entries/{index}", action: access.LedgerRead, summary: "An entry with its inclusion proof"}, a.ledgerLeaf)
-	add(a, op{method: http.MethodPost, path: "/ledger/verification", action: access.LedgerRead, summary: "Derive the register anew from the ledger and compare", slow: true}, a.verifyLedger)
+	add(a, op{method: http.MethodGet, path: "/ledger", action: access.LedgerRead, summary: "How far the ledger is", everywhere: true}, a.ledgerState)
+	add(a, op{method: http.MethodGet, path: "/ledger/entries/{index}", action: access.LedgerRead, summary: "An entry with its inclusion proof", everywhere: true}, a.ledgerLeaf)
+	add(a, op{method: http.MethodPost, path: "/ledger/verification", action: access.LedgerRead, summary: "Derive the register anew from the ledger and compare", everywhere: true, slow: true}, a.verifyLedger)
 }
 
 func (a *API) ledgerState(ctx context.Context, _ *access.Caller, _ *nothing) (*one[LedgerState], error) {
@@ -115,8 +115,8 @@ func (a *API) verifyLedger(ctx context.Context, _ *access.Caller, in *struct {
 
 func (a *API) system() {
 	add(a, op{method: http.MethodGet, path: "/system", action: access.SystemRead, summary: "State of this server"}, a.systemState)
-	add(a, op{method: http.MethodPost, path: "/system/clock", action: access.SystemManage, summary: "Accept the clock as it is now"}, a.acceptClock)
-	add(a, op{method: http.MethodGet, path: "/system/backup", action: access.SystemManage, summary: "Stream a backup of everything, keys included"}, a.backup)
+	add(a, op{method: http.MethodPost, path: "/system/clock", action: access.SystemManage, summary: "Accept the clock as it is now", everywhere: true}, a.acceptClock)
+	add(a, op{method: http.MethodGet, path: "/system/backup", action: access.SystemManage, summary: "Stream a backup of everything, keys included", everywhere: true}, a.backup)
 }
 
 func (a *API) systemState(ctx context.Context, _ *access.Caller, _ *nothing) (*one[SystemState], error) {
