@@ -451,7 +451,9 @@ func (e *Enroller) issue(ctx context.Context, d *decision, csr *request.Request)
 		SPKIDigest: csr.SPKIDigest, Idempotency: d.idempotency, Previous: q.device.Current[d.slot],
 		IssuedAt: now, DER: der,
 	}
-	change := &device.Change{ID: q.device.ID, Version: q.device.Version, State: stateAfter(&q.device, d), Slot: d.slot}
+	change := &device.Change{
+		ID: q.device.ID, Version: q.device.Version, From: q.device.State, State: stateAfter(&q.device, d), Slot: d.slot,
+	}
 	if q.credential == nil {
 		change.SpendSPKI = &csr.SPKIDigest
 	}
