@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"io"
@@ -28,32 +27,7 @@ func (n *node) apiRoutes(local bool) ([]server.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	description, err := a.OpenAPI()
-	if err != nil {
-		return nil, err
-	}
-	routes := []server.Route{{
-		Method: "GET", Path: "/api/openapi.json", Action: access.Public,
-		Handler: func(w http.ResponseWriter, _ *http.Request, _ []byte) error {
-			w.Header().Set("Content-Type", "application/json")
-			_, _ = w.Write(description) // the peer is gone
-			return nil
-		},
-	}}
-	for _, row := range a.Rows() {
-		if row.LocalOnly && !local {
-			continue
-		}
-		routes = append(routes, server.Route{
-			Method: row.Method, Path: row.Path, Action: row.Action, MaxBody: row.MaxBody,
-			Handler: func(w http.ResponseWriter, r *http.Request, body []byte) error {
-				r.Body = io.NopCloser(bytes.NewReader(body))
-				a.ServeHTTP(w, r)
-				return nil
-			},
-		})
-	}
-	return routes, nil
+	return a.Routes(local)
 }
 
 // statusAPI is package status as the API calls it.
