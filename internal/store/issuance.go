@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -147,6 +148,9 @@ func (c *committer) submit(ctx context.Context, p *pending) error {
 func (s *Store) commitLoop() {
 	waiting := make([]*pending, 0, maxGroup)
 	for p := range s.committer.queue {
+		// Who is ready to run goes first: their issuances join this group, and
+		// share its sync. Alone nobody is waited for.
+		runtime.Gosched()
 		waiting = s.committer.collect(append(waiting[:0], p))
 		s.commitAll(waiting)
 	}
