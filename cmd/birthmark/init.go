@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/user"
 	"strings"
@@ -37,7 +36,9 @@ type initResult struct {
 
 // Run makes a data folder.
 func (c *initCmd) Run(ctx context.Context, io *streams) error {
-	log, closeLog := newLogger(&c.Settings, io.err, slog.LevelWarn)
+	quiet := c.Settings
+	quiet.LogLevel = "warn"
+	log, closeLog := newLogger(&quiet, io.err)
 	defer closeLog()
 	f := folder(c.Data)
 	if _, err := os.Stat(f.bundle()); err == nil {

@@ -162,7 +162,7 @@ func (n *node) wire(ctx context.Context, o nodeOptions) (err error) {
 	}
 	n.enroller, err = enroll.New(enroll.Config{
 		Devices: n.store, Authorities: n.authority, Approvals: n.store, MayIssue: n.mayIssue,
-		Now: now, Rand: rand.Reader, Logger: n.log,
+		Now: now, Logger: n.log,
 	})
 	return err
 }

@@ -35,13 +35,9 @@ func printTable(w io.Writer, header []string, rows [][]string) error {
 }
 
 // newLogger returns the program's logger; close writes what is left.
-func newLogger(s *Settings, w io.Writer, least slog.Level) (log *slog.Logger, closeLog func()) {
-	if s.LogLevel != "" {
-		var level slog.Level
-		if level.UnmarshalText([]byte(s.LogLevel)) == nil && level > least {
-			least = level
-		}
-	}
+func newLogger(s *Settings, w io.Writer) (log *slog.Logger, closeLog func()) {
+	var least slog.Level // info, unless the text, which the grammar has checked, says otherwise
+	_ = least.UnmarshalText([]byte(s.LogLevel))
 	out := server.NewLogWriter(w)
 	options := &slog.HandlerOptions{Level: least}
 	var h slog.Handler = slog.NewTextHandler(out, options)

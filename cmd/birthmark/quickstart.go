@@ -60,7 +60,7 @@ func (c *quickstartCmd) Run(ctx context.Context, io *streams) error {
 		Data: c.Data, ServerKey: "p256", CRLValidity: 24 * time.Hour, OCSPValidity: time.Hour, LogLevel: "warn", LogFormat: "text",
 		DeviceListen: freePort("127.0.0.1:8443"), ConsoleListen: freePort("127.0.0.1:9080"), StatusListen: freePort("127.0.0.1:8080"),
 	}
-	log, closeLog := newLogger(&settings, io.err, slog.LevelWarn)
+	log, closeLog := newLogger(&settings, io.err)
 	defer closeLog()
 	s := &story{cmd: c, io: io}
 	if err := s.makePKI(ctx, settings, log); err != nil {

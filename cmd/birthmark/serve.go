@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -34,7 +33,7 @@ type serveCmd struct {
 
 // Run serves until the process is told to stop.
 func (c *serveCmd) Run(ctx context.Context, io *streams) error {
-	log, closeLog := newLogger(&c.Settings, io.err, slog.LevelInfo)
+	log, closeLog := newLogger(&c.Settings, io.err)
 	defer closeLog()
 	tuneRuntime()
 	n, err := openNode(ctx, c.Settings, log, nodeOptions{})

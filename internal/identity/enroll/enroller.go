@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"io"
 	"log/slog"
 	"slices"
 	"sync/atomic"
@@ -60,7 +59,6 @@ type Config struct {
 	// the ledger's checkpoints are stalled.
 	MayIssue func() error
 	Now      func() time.Time
-	Rand     io.Reader
 	Logger   *slog.Logger
 }
 
@@ -71,7 +69,6 @@ type Enroller struct {
 	approvals   Approvals
 	mayIssue    func() error
 	now         func() time.Time
-	random      io.Reader
 	log         *slog.Logger
 	verifier    *chain.Verifier
 	trust       atomic.Pointer[trust] // pools of the newest snapshot
@@ -79,7 +76,7 @@ type Enroller struct {
 
 // New returns an Enroller.
 func New(c Config) (*Enroller, error) {
-	if c.Devices == nil || c.Authorities == nil || c.Approvals == nil || c.MayIssue == nil || c.Now == nil || c.Rand == nil || c.Logger == nil {
+	if c.Devices == nil || c.Authorities == nil || c.Approvals == nil || c.MayIssue == nil || c.Now == nil || c.Logger == nil {
 		return nil, errors.New("enroll: every field of Config is required")
 	}
 	verifier, err := chain.NewVerifier(chain.Config{})
@@ -88,7 +85,7 @@ func New(c Config) (*Enroller, error) {
 	}
 	return &Enroller{
 		devices: c.Devices, authorities: c.Authorities, approvals: c.Approvals,
-		mayIssue: c.MayIssue, now: c.Now, random: c.Rand, log: c.Logger, verifier: verifier,
+		mayIssue: c.MayIssue, now: c.Now, log: c.Logger, verifier: verifier,
 	}, nil
 }
 

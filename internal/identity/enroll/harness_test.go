@@ -105,7 +105,7 @@ func (w *world) open(node string) {
 	})
 	w.enroller, err = enroll.New(enroll.Config{
 		Devices: w.store, Authorities: w.plane, Approvals: w.store, MayIssue: func() error { return nil },
-		Now: w.clock, Rand: rand.Reader, Logger: log,
+		Now: w.clock, Logger: log,
 	})
 	must(t, err)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/status"
 )
 
 // Status is what the API needs of package status: revocation by certificate
@@ -113,12 +114,6 @@ func (a *API) certificateQuery(ctx context.Context, c *access.Caller, plane *aut
 	return q, nil
 }
 
-// reasonNames are RFC 5280's names of reason codes.
-var reasonNames = map[int]string{
-	0: "unspecified", 1: "keyCompromise", 2: "cACompromise", 3: "affiliationChanged", 4: "superseded",
-	5: "cessationOfOperation", 6: "certificateHold", 9: "privilegeWithdrawn", 10: "aACompromise",
-}
-
 func showCertificate(plane *authority.Snapshot, c *device.Credential) Certificate {
 	out := Certificate{
 		Serial: hexSerial(c.CertSerial), Number: int64(c.ID), Profile: plane.ProfileName(c.Profile), Kind: c.Kind,
@@ -132,7 +127,7 @@ func showCertificate(plane *authority.Snapshot, c *device.Credential) Certificat
 		out.Device = c.Device.String()
 	}
 	if c.State == device.Revoked || c.State == device.Held {
-		out.Reason, out.RevokedAt = reasonNames[c.Reason], &c.RevokedAt
+		out.Reason, out.RevokedAt = string(status.ReasonName(c.Reason)), &c.RevokedAt
 	}
 	if !c.ConfirmedAt.IsZero() {
 		out.ConfirmedAt = &c.ConfirmedAt

@@ -108,7 +108,7 @@ func (w *World) wire(t testing.TB) {
 	must(t, err)
 	w.Enroller, err = enroll.New(enroll.Config{
 		Devices: w.Store, Authorities: w.Authority, Approvals: w.Store, MayIssue: func() error { return nil },
-		Now: w.Now, Rand: rand.Reader, Logger: log,
+		Now: w.Now, Logger: log,
 	})
 	must(t, err)
 }
