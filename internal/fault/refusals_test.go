@@ -25,6 +25,7 @@ var areas = []string{
 	5: "Operators, tokens, approvals",
 	6: "The ledger",
 	7: "Storage, clock, configuration",
+	8: "The factory: sites, stations, manifests, chips, orders, units",
 	9: "What should not happen",
 }
 

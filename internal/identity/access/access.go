@@ -31,6 +31,15 @@ const (
 	AccessManage      Action = "access.manage"
 	SystemRead        Action = "system.read"
 	SystemManage      Action = "system.manage"
+	FactoryRead       Action = "factory.read"    // sites, stations, orders, manifests, units, alarms, KPIs
+	OrderManage       Action = "order.manage"    // create, amend, open, close, cancel orders
+	StationManage     Action = "station.manage"  // sites and stations, their codes and orders
+	ManifestImport    Action = "manifest.import" // of a pinned signer
+	ManifestManage    Action = "manifest.manage" // pin signers, import unsigned lists, withdraw chips
+	AlarmManage       Action = "alarm.manage"    // acknowledge and close
+	WebhookManage     Action = "webhook.manage"
+	// Station marks the routes of stations, judged by their certificate.
+	Station Action = "station"
 	// Enroll marks routes whose requester is judged by identity/enroll, and
 	// Public routes that anyone may call.
 	Enroll Action = "enroll"

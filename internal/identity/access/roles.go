@@ -13,6 +13,7 @@ type Role string
 const (
 	Viewer        Role = "viewer"
 	LineLead      Role = "line-lead"
+	Planner       Role = "planner"
 	RAOfficer     Role = "ra-officer"
 	CAOfficer     Role = "ca-officer"
 	Auditor       Role = "auditor"
@@ -26,15 +27,17 @@ type role struct {
 }
 
 var reading = []Action{
-	AuthorityRead, ProfileRead, ProductRead, DeviceRead, CertificateRead, ApprovalRead, SystemRead,
+	AuthorityRead, ProfileRead, ProductRead, DeviceRead, CertificateRead, ApprovalRead, SystemRead, FactoryRead,
 }
 
 // roles is the table: what each role may do.
 var roles = []role{
 	{Viewer, reading},
-	{LineLead, slices.Concat(reading, []Action{DeviceRegister})},
+	{LineLead, slices.Concat(reading, []Action{DeviceRegister, StationManage, ManifestImport, AlarmManage})},
+	{Planner, slices.Concat(reading, []Action{OrderManage, ApprovalDecide})},
 	{RAOfficer, slices.Concat(reading, []Action{
 		DeviceRegister, DeviceManage, ProductManage, CertificateIssue, CertificateRevoke, ApprovalDecide,
+		OrderManage, StationManage, ManifestImport, ManifestManage, AlarmManage, WebhookManage,
 	})},
 	{CAOfficer, slices.Concat(reading, []Action{
 		AuthorityManage, ProfileManage, CertificateRevoke, ApprovalDecide, LedgerRead,
@@ -49,6 +52,7 @@ func Actions() []Action {
 		AuthorityRead, AuthorityManage, ProfileRead, ProfileManage, ProductRead, ProductManage,
 		DeviceRead, DeviceRegister, DeviceManage, CertificateRead, CertificateIssue, CertificateRevoke,
 		ApprovalRead, ApprovalDecide, LedgerRead, AccessManage, SystemRead, SystemManage,
+		FactoryRead, OrderManage, StationManage, ManifestImport, ManifestManage, AlarmManage, WebhookManage,
 	}
 }
 

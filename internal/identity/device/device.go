@@ -54,6 +54,9 @@ type Device struct {
 	Version      int64 // grows with every change; STORE is conditional on it
 	Secret       Secret
 	Current      map[Slot]CredentialID // the newest credential of each slot; older ones are reached through Credential.Previous
+	Order        int64                 // production order that made it, 0: none
+	Chip         int64                 // its chip, 0: none listed
+	BuiltInto    ID                    // the system that it is a component of, 0: none
 	RegisteredAt time.Time
 	ChangedAt    time.Time
 }
@@ -87,8 +90,34 @@ type Product struct {
 	// is the default when a request names none.
 	Profiles      []string
 	LeastEvidence string
+	// ChipTypes are the chip types it may be built with, as manifests name
+	// them; several where there is a second source. Empty: it has no chip that
+	// a manifest lists.
+	ChipTypes []string
+	// KeyModel says how the initial identity's key gets into a unit.
+	KeyModel KeyModel
+	// IDevIDProfile is the profile of the initial identity that stations ask
+	// for; empty: units of this product are not made at stations.
+	IDevIDProfile string
+	// SerialPattern is a regular expression (RE2) that a whole device serial
+	// must match; empty: any acceptable one.
+	SerialPattern string
+	ExternalRef   string // the maker's own number for it, for example in the ERP
 	CreatedAt     time.Time
 }
+
+// KeyModel says how the key of an initial identity comes to be.
+type KeyModel string
+
+// The key models of products. None is the model of products that devices enroll
+// for on their own.
+const (
+	KeyModelNone        KeyModel = ""
+	KeyModelOnDevice    KeyModel = "on-device"       // made in the device; the chip proves the request
+	KeyModelProvisioned KeyModel = "pre-provisioned" // made by the chip maker, listed in a manifest; certified by us
+	KeyModelAdopted     KeyModel = "adopted"         // the same, and the chip maker's certificate is the IDevID
+	KeyModelInjected    KeyModel = "injected"        // made by us and sent wrapped
+)
 
 // CredentialID is the dense number of a certificate in the installation, leased
 // before signing; the certificate serial opens to it.

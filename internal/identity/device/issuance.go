@@ -2,6 +2,7 @@ package device
 
 import (
 	"errors"
+	"time"
 
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 )
@@ -17,6 +18,13 @@ type Issuance struct {
 	// SameKeyAs allows the key to be the one of this earlier credential of the
 	// same device (renewal that keeps the key). Zero: the key must be new.
 	SameKeyAs CredentialID
+	// Unit makes the certificate the identity of a unit of a production order:
+	// its conditions are checked and its changes made in the same transaction.
+	// Nil for everything else.
+	Unit *UnitIssue
+	// Station makes the certificate the one of a station. Nil for everything
+	// else.
+	Station *StationIssue
 	// Deciding is the approval that this issuance executes, 0 if none; STORE
 	// moves it from approved to executed or refuses as stale.
 	Approval int64
@@ -62,3 +70,44 @@ type KeyConflict struct{ Existing Credential }
 
 // Error names the conflict without naming the other device.
 func (*KeyConflict) Error() string { return "the key is already in the register" }
+
+// UnitIssue is what an issuance does to a production order. STORE refuses with
+// fault.OrderFull, SparesUsed, OrderState, ChipUsed, ChipWithdrawn, ChipOtherOrder,
+// NonceUsed, NonceExpired, UnitSerialTaken or UnitReference when a count or a row
+// is not as it must be; the order's terms and the station's state stand under
+// the control epoch.
+type UnitIssue struct {
+	Order   int64
+	Station int64
+	// New registers the device of the certificate, which must not exist yet. Nil
+	// when it does: then Issuance.Change names it, and Replaces its last unit.
+	New *Device
+	// Replaces is the unit of the same device that ends with this one (rework, board
+	// swap): its credential is revoked, its chip stays used, and this one counts
+	// as a spare. Zero: the first unit of its device.
+	Replaces       CredentialID
+	ReplacesReason int   // CRL reason
+	Chip           int64 // used by this unit from now on; 0: none
+	Nonce          NonceRef
+	ConfirmNonce   [32]byte // what the device signs to confirm
+	Reference      string   // the station's or MES's own name of the unit, an idempotency key; empty: none
+	Evidence       string   // kind of evidence that was shown
+	// Wrapped is the private key as sent to the recipient, kept until the unit is
+	// confirmed and at most until WrappedUntil; nil unless the key is injected.
+	Wrapped      []byte
+	WrappedUntil time.Time
+	IssueTime    time.Duration // from request to decision, for the KPIs
+}
+
+// NonceRef names one nonce of a block; a zero Block is no nonce.
+type NonceRef struct {
+	Block int64
+	Index int
+}
+
+// StationIssue makes a certificate the current one of a station.
+type StationIssue struct {
+	ID        int64
+	Version   int64     // expected; the row gets Version+1
+	SpendSPKI *[32]byte // not nil: spend the one-time code with this key
+}

@@ -32,6 +32,7 @@ const (
 	ClassDevice                     // devices registered or changed
 	ClassAccess                     // operators, tokens, approvals
 	ClassSystem                     // clock, backup, restore, checkpoints
+	ClassFactory                    // manifests, chips, units, alarms
 )
 
 // Body is the content of an entry: all that is needed to derive the register's

@@ -33,6 +33,28 @@ const (
 	BackupMade         Kind = "backup.made"
 	BackupRestored     Kind = "backup.restored"
 	Installed          Kind = "installation.created"
+	SiteAdded          Kind = "site.added"
+	StationAdded       Kind = "station.added"
+	StationChanged     Kind = "station.changed"
+	OrderCreated       Kind = "order.created"
+	OrderChanged       Kind = "order.changed" // amended, opened, closed, canceled: the whole terms after the act
+	SignerPinned       Kind = "signer.pinned"
+	SignerWithdrawn    Kind = "signer.withdrawn"
+	ManifestStaged     Kind = "manifest.staged"
+	ManifestImported   Kind = "manifest.imported"
+	ManifestDiscarded  Kind = "manifest.discarded"
+	ChipChanged        Kind = "chip.changed"
+	NoncesDrawn        Kind = "nonces.drawn"
+	UnitIssued         Kind = "unit.issued"
+	UnitConfirmed      Kind = "unit.confirmed"
+	UnitScrapped       Kind = "unit.scrapped" // also replaced and lapsed
+	UnitFailed         Kind = "unit.failed"
+	UnitsShipped       Kind = "units.shipped"
+	UnitsBuiltIn       Kind = "units.built-in"
+	AlarmRaised        Kind = "alarm.raised"
+	AlarmChanged       Kind = "alarm.changed"
+	WebhookChanged     Kind = "webhook.changed"
+	KeysErased         Kind = "wrapped-keys.erased"
 )
 
 // ClassOf returns the class of a kind; an unknown kind has all classes, so that
@@ -52,6 +74,17 @@ func ClassOf(k Kind) Class {
 		return ClassDevice
 	case TokenCreated, TokenRevoked, OperatorChanged, ApprovalRequested, ApprovalDecided, ApprovalExecuted:
 		return ClassAccess
+	case SiteAdded, StationAdded, StationChanged, OrderCreated, OrderChanged:
+		return ClassControl
+	case UnitIssued:
+		return ClassIssuance
+	case UnitConfirmed:
+		return ClassIssuance | ClassFactory
+	case UnitScrapped:
+		return ClassStatus | ClassFactory
+	case SignerPinned, SignerWithdrawn, ManifestStaged, ManifestImported, ManifestDiscarded, ChipChanged, NoncesDrawn,
+		UnitFailed, UnitsShipped, UnitsBuiltIn, AlarmRaised, AlarmChanged, WebhookChanged, KeysErased:
+		return ClassFactory
 	case NodeStarted, ClockAccepted, BackupMade, BackupRestored, Installed:
 		return ClassSystem
 	}
