@@ -71,6 +71,7 @@ type Order struct {
 	Product int64
 	Site    int64
 	State   OrderState
+	Version int64 // of terms and state, not of the counts; grows with every change
 	// Quantity bounds the units that live at once, Quantity+Spares all that are
 	// ever issued.
 	Quantity int64

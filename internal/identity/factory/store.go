@@ -17,6 +17,8 @@ type Plane struct {
 	Sites    []Site
 	Stations []Station
 	Orders   []Order // planned and open; their counts are of the moment
+
+	index *index // of the planes that Planes gives out
 }
 
 // Store keeps the factory. Every writing method writes its entries in the same
