@@ -50,7 +50,7 @@ type Approvals interface {
 	ApprovalByDigest(ctx context.Context, digest [32]byte) (access.Approval, error)
 }
 
-// Config names what an Enroller needs. All fields are required.
+// Config names what an Enroller needs. All fields but Line are required.
 type Config struct {
 	Devices     Devices
 	Authorities Authorities
@@ -60,6 +60,9 @@ type Config struct {
 	MayIssue func() error
 	Now      func() time.Time
 	Logger   *slog.Logger
+	// Line is what production lines need; nil: there are none, and stations are
+	// refused.
+	Line *Line
 }
 
 // Enroller decides and issues.
@@ -71,13 +74,17 @@ type Enroller struct {
 	now         func() time.Time
 	log         *slog.Logger
 	verifier    *chain.Verifier
+	line        *Line
 	trust       atomic.Pointer[trust] // pools of the newest snapshot
 }
 
 // New returns an Enroller.
 func New(c Config) (*Enroller, error) {
 	if c.Devices == nil || c.Authorities == nil || c.Approvals == nil || c.MayIssue == nil || c.Now == nil || c.Logger == nil {
-		return nil, errors.New("enroll: every field of Config is required")
+		return nil, errors.New("enroll: every field of Config but Line is required")
+	}
+	if err := c.Line.check(); err != nil {
+		return nil, err
 	}
 	verifier, err := chain.NewVerifier(chain.Config{})
 	if err != nil {
@@ -85,7 +92,7 @@ func New(c Config) (*Enroller, error) {
 	}
 	return &Enroller{
 		devices: c.Devices, authorities: c.Authorities, approvals: c.Approvals,
-		mayIssue: c.MayIssue, now: c.Now, log: c.Logger, verifier: verifier,
+		mayIssue: c.MayIssue, now: c.Now, log: c.Logger, verifier: verifier, line: c.Line,
 	}, nil
 }
 
