@@ -62,7 +62,7 @@ func openBench(tb testing.TB) *Store {
 
 // addRows stores n devices, the first half of which has a certificate.
 func (is *issuer) addRows(tb testing.TB, from, n int64, issued bool) {
-	sql := "INSERT INTO device (" + deviceColumns + ") VALUES (" + placeholders(15) + ")"
+	sql := "INSERT INTO device (" + deviceColumns + ") VALUES (" + placeholders(18) + ")"
 	for start := from; start < from+n; start += 1000 {
 		err := is.s.write(tb.Context(), func(t *tx) error {
 			for i := start; i < min(start+1000, from+n); i++ {

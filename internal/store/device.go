@@ -76,7 +76,7 @@ const insertedAtOnce = 40
 
 // deviceInsert is the statement for n devices of a batch.
 func deviceInsert(n int) string {
-	const columns = 16
+	const columns = 19
 	var b strings.Builder
 	b.WriteString("INSERT INTO device (" + deviceColumns + ", batch) VALUES ")
 	for i := range n {
@@ -100,7 +100,7 @@ func insertDevices(ctx context.Context, t *tx, devices []device.Device, batch in
 	devices = slices.SortedFunc(slices.Values(devices), func(a, b device.Device) int { return cmp.Compare(a.ID, b.ID) })
 	for len(devices) > 0 {
 		n := min(insertedAtOnce, len(devices))
-		args := make([]any, 0, 16*n)
+		args := make([]any, 0, 19*n)
 		for i := range n {
 			args = append(append(args, deviceValues(&devices[i])...), batch)
 		}

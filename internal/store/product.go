@@ -34,11 +34,13 @@ func nameTaken(ctx context.Context, t *tx, table, name string, id int64) (bool, 
 	return err == nil, err
 }
 
-const productColumns = "id, name, description, part_numbers, profiles, least_evidence, created_at"
+const productColumns = `id, name, description, part_numbers, profiles, least_evidence, created_at,
+chip_types, key_model, idevid_profile, serial_pattern, external_ref`
 
 func scanProduct(r row) (device.Product, error) {
 	var p device.Product
-	err := r.Scan(&p.ID, &p.Name, &p.Description, fromJSON(&p.PartNumbers), fromJSON(&p.Profiles), &p.LeastEvidence, at(&p.CreatedAt))
+	err := r.Scan(&p.ID, &p.Name, &p.Description, fromJSON(&p.PartNumbers), fromJSON(&p.Profiles), &p.LeastEvidence, at(&p.CreatedAt),
+		fromJSON(&p.ChipTypes), &p.KeyModel, &p.IDevIDProfile, &p.SerialPattern, &p.ExternalRef)
 	return p, err
 }
 
@@ -58,8 +60,9 @@ func (s *Store) AddProduct(ctx context.Context, p device.Product, entries ...led
 		if id, err = nextID(ctx, t, "product"); err != nil {
 			return err
 		}
-		_, err = t.exec(ctx, "INSERT INTO product ("+productColumns+") VALUES ($1, $2, $3, $4, $5, $6, $7)",
-			id, p.Name, p.Description, listJSON(p.PartNumbers), listJSON(p.Profiles), p.LeastEvidence, p.CreatedAt)
+		_, err = t.exec(ctx, "INSERT INTO product ("+productColumns+") VALUES ("+placeholders(12)+")",
+			id, p.Name, p.Description, listJSON(p.PartNumbers), listJSON(p.Profiles), p.LeastEvidence, p.CreatedAt,
+			listJSON(p.ChipTypes), p.KeyModel, p.IDevIDProfile, p.SerialPattern, p.ExternalRef)
 		return err
 	}, entries...)
 	if err != nil {
@@ -81,8 +84,10 @@ func (s *Store) UpdateProduct(ctx context.Context, p device.Product, entries ...
 		if taken {
 			return fault.New(fault.ProductExists, p.Name)
 		}
-		n, err := t.exec(ctx, "UPDATE product SET name = $2, description = $3, part_numbers = $4, profiles = $5, least_evidence = $6 WHERE id = $1",
-			p.ID, p.Name, p.Description, listJSON(p.PartNumbers), listJSON(p.Profiles), p.LeastEvidence)
+		n, err := t.exec(ctx, `UPDATE product SET name = $2, description = $3, part_numbers = $4, profiles = $5, least_evidence = $6,
+chip_types = $7, key_model = $8, idevid_profile = $9, serial_pattern = $10, external_ref = $11 WHERE id = $1`,
+			p.ID, p.Name, p.Description, listJSON(p.PartNumbers), listJSON(p.Profiles), p.LeastEvidence,
+			listJSON(p.ChipTypes), p.KeyModel, p.IDevIDProfile, p.SerialPattern, p.ExternalRef)
 		if err == nil && n == 0 {
 			err = fault.New(fault.ProductUnknown)
 		}

@@ -12,14 +12,14 @@ import (
 
 // deviceColumns are what scanDevice reads.
 const deviceColumns = `id, device_serial, product, site, owner, region, labels, state, version, slots,
-secret_hash, secret_spent_at, secret_spki, registered_at, changed_at`
+secret_hash, secret_spent_at, secret_spki, registered_at, changed_at, order_id, chip, built_into`
 
 func scanDevice(r row, d *device.Device) error {
 	var labels, slots string
 	var hash, spki []byte
 	var spent, registered, changed, state int64
 	err := r.Scan((*int64)(&d.ID), &d.DeviceSerial, &d.Product, &d.Site, &d.Owner, &d.Region, &labels, &state, &d.Version, &slots,
-		&hash, &spent, &spki, &registered, &changed)
+		&hash, &spent, &spki, &registered, &changed, &d.Order, &d.Chip, (*int64)(&d.BuiltInto))
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func deviceValues(d *device.Device) []any {
 	}
 	return []any{
 		int64(d.ID), d.DeviceSerial, d.Product, d.Site, d.Owner, d.Region, labels, int64(d.State), d.Version, formatSlots(d.Current),
-		hash, micros(d.Secret.SpentAt), spki, micros(d.RegisteredAt), micros(d.ChangedAt),
+		hash, micros(d.Secret.SpentAt), spki, micros(d.RegisteredAt), micros(d.ChangedAt), d.Order, d.Chip, int64(d.BuiltInto),
 	}
 }
 

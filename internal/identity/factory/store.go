@@ -70,8 +70,9 @@ type Store interface {
 	StageChips(ctx context.Context, manifest int64, chips []Chip) (duplicates []Duplicate, err error)
 	// PublishManifest makes a staged manifest's chips visible in one flip.
 	PublishManifest(ctx context.Context, m Manifest, entries ...ledger.Entry) error
-	// DiscardManifest removes what was staged, in small transactions.
-	DiscardManifest(ctx context.Context, id int64) error
+	// DiscardManifest removes what was staged, in small transactions; the entries
+	// come with the last. One that is visible stays: fault.ManifestBusy.
+	DiscardManifest(ctx context.Context, id int64, entries ...ledger.Entry) error
 	Manifest(ctx context.Context, id int64) (Manifest, error)
 	Manifests(ctx context.Context, q Page) (page []Manifest, next string, err error)
 
