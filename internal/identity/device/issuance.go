@@ -84,7 +84,9 @@ type UnitIssue struct {
 	New *Device
 	// Replaces is the unit of the same device that ends with this one (rework, board
 	// swap): its credential is revoked, its chip stays used, and this one counts
-	// as a spare. Zero: the first unit of its device.
+	// as a spare. Zero: the first unit of its device. The store writes the
+	// certificate.revoked entries after those of the issuance, and the device's
+	// version grows by one for each of them.
 	Replaces       CredentialID
 	ReplacesReason int   // CRL reason
 	Chip           int64 // used by this unit from now on; 0: none

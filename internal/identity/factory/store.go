@@ -98,12 +98,17 @@ type Store interface {
 	Units(ctx context.Context, s access.Scope, q UnitQuery) (page []Unit, next string, err error)
 	// ConfirmUnit marks a unit as read back, by the group commit: credential,
 	// device (provisioned), unit, order and counters; the wrapped key is erased.
-	// It does nothing when the unit was confirmed before. fault.UnitState when it
-	// has ended.
+	// A registered device becomes provisioned, which raises its version; a device
+	// in another state stays as it is. The one entry, unit.confirmed
+	// (ledger.ConfirmedUnit), says all that. It does nothing when the unit was
+	// confirmed before. fault.UnitState when it has ended.
 	ConfirmUnit(ctx context.Context, c Confirmation, entries ...ledger.Entry) error
 	// EndUnit scraps a unit or lets it lapse: its credential and those of the
-	// same device are revoked in the same transaction, its chip stays used. It
-	// does nothing when the unit has ended.
+	// same device are revoked in the same transaction, its chip stays used. The
+	// device's version grows by one for its state and by one for each revoked
+	// credential. The caller's entry is unit.scrapped (ledger.EndedUnit); the store
+	// finds the credentials and writes their certificate.revoked after it, in the
+	// caller's name. It does nothing when the unit has ended.
 	EndUnit(ctx context.Context, e Ending, entries ...ledger.Entry) error
 	// MarkShipped notes units as shipped, at most 500 a call; it returns those
 	// that cannot be (unknown, scrapped), and then nothing was written.

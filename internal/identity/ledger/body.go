@@ -37,6 +37,12 @@ func newBody(k Kind) fields {
 		return new(Leased)
 	case SerialsClosed:
 		return new(Closed)
+	case UnitIssued:
+		return new(IssuedUnit)
+	case UnitConfirmed:
+		return new(ConfirmedUnit)
+	case UnitScrapped:
+		return new(EndedUnit)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ var kinds = []Kind{
 	SerialsLeased, SerialsClosed, CertificateIssued, CertificateUsed, CertificateRevoked,
 	CertificateHeld, CertificateFreed, CRLSigned, TokenCreated, TokenRevoked, OperatorChanged,
 	ApprovalRequested, ApprovalDecided, ApprovalExecuted, NodeStarted, ClockAccepted, BackupMade,
-	BackupRestored, Installed,
+	BackupRestored, Installed, UnitIssued, UnitConfirmed, UnitScrapped, OrderChanged, AlarmRaised,
 }
 
 var awkward = []string{"", "plain", `"`, `\`, `\"`, "a\x00b", "\n\t\r\x1f", "\x7f", "Zürich", "\xff\xfe", "\u2028", "😀", `</script>`, `\u0041`}
@@ -99,6 +99,25 @@ func drawBody(t *rapid.T, k Kind) Body {
 		*b = Closed{First: num("first"), Count: num("count"), Node: drawString(t, "node")}
 		for range rapid.IntRange(0, 3).Draw(t, "ranges") {
 			b.Abandoned = append(b.Abandoned, [2]int64{num("from"), num("to")})
+		}
+		return b
+	case *IssuedUnit:
+		*b = IssuedUnit{
+			Credential: num("credential"), Order: num("order"), Device: id("device"), Station: num("station"), Chip: id("chip"),
+			Spare: rapid.Bool().Draw(t, "spare"), Replaces: num("replaces"), Reference: drawString(t, "reference"), Evidence: drawString(t, "evidence"),
+			NonceBlock: num("block"), NonceIndex: num("index"), ConfirmNonce: drawDigest(t, "nonce"),
+		}
+		return b
+	case *ConfirmedUnit:
+		*b = ConfirmedUnit{
+			Credential: num("credential"), Order: num("order"), Device: id("device"), Station: num("station"),
+			FirstPass: rapid.Bool().Draw(t, "first"), CycleTime: num("cycle"),
+		}
+		return b
+	case *EndedUnit:
+		*b = EndedUnit{
+			Credential: num("credential"), Order: num("order"), Device: id("device"), Station: num("station"),
+			State: rapid.Uint8().Draw(t, "state"), DeviceState: rapid.Uint8().Draw(t, "device state"), Reason: drawDigest(t, "reason"),
 		}
 		return b
 	}

@@ -271,6 +271,10 @@ func (r *register) fold(p *Parsed) error {
 		return r.change(at, b)
 	case *Discarded:
 		return r.discard(at, b)
+	case *ConfirmedUnit:
+		return r.readBack(at, p.At, b)
+	case *EndedUnit:
+		return r.endUnit(at, b)
 	}
 	return nil
 }
