@@ -131,7 +131,7 @@ func (e *endpoint) answer(w *recorder, r *http.Request) (caller string, err erro
 	if r.ContentLength > e.route.MaxBody {
 		return "", fault.New(fault.RequestTooLarge)
 	}
-	if e.route.Action != access.Public && e.route.Action != access.Enroll {
+	if e.route.needsCaller() {
 		c, err := e.server.cfg.Authenticate(r)
 		if err != nil {
 			return "", err
@@ -141,6 +141,14 @@ func (e *endpoint) answer(w *recorder, r *http.Request) (caller string, err erro
 			return caller, fault.New(fault.NotAllowed, string(e.route.Action))
 		}
 		r = r.WithContext(access.WithCaller(r.Context(), c))
+	}
+	if e.route.Stream > 0 {
+		done := e.stream(w, r)
+		defer done()
+		if err := e.route.Handler(w, r, nil); err != nil {
+			return caller, err
+		}
+		return caller, w.refused
 	}
 	body, err := e.readBody(w, r)
 	if err != nil {

@@ -31,14 +31,19 @@ type Handler func(w http.ResponseWriter, r *http.Request, body []byte) error
 type Route struct {
 	Method string
 	Path   string // http.ServeMux pattern without method; with Raw a prefix of the request target
-	// Action is what the caller must be allowed to do. access.Public and
-	// access.Enroll need no caller; enroll judges the requester itself.
+	// Action is what the caller must be allowed to do. access.Public needs no
+	// caller; behind access.Enroll and access.Station the handler's service judges
+	// who asks.
 	Action access.Action
 	// Raw routes are matched against the request target as it was sent, before
 	// any cleaning of paths.
 	Raw bool
 	// MaxBody is the largest body in octets; zero reads none and refuses one.
 	MaxBody int64
+	// Stream, if positive, leaves the body to the handler, which reads it from the
+	// request while it answers; each read may take this long. A read fails with
+	// os.ErrDeadlineExceeded then, and when the server is told to stop.
+	Stream  time.Duration
 	Handler Handler
 	// Fault renders a refusal; nil: RFC 9457 problem details.
 	Fault func(w http.ResponseWriter, status int, f *fault.Error)
@@ -52,6 +57,12 @@ type Route struct {
 // http.ServeMux, HEAD is GET whose body stays away.
 func (r *Route) takes(method string) bool {
 	return r.Method == method || r.Method == http.MethodGet && method == http.MethodHead
+}
+
+// needsCaller reports whether the listener finds out who calls, before the
+// handler.
+func (r *Route) needsCaller() bool {
+	return r.Action != access.Public && r.Action != access.Enroll && r.Action != access.Station
 }
 
 // Config is one listener.
@@ -96,6 +107,9 @@ type Server struct {
 	http *http.Server
 	mux  *http.ServeMux
 	raw  []*endpoint
+	// stopping is done once Shutdown was called; streams end then.
+	stopping context.Context
+	stop     context.CancelFunc
 	// what is not in the table
 	unknown, wrongMethod *endpoint
 }
@@ -106,6 +120,7 @@ func New(c Config) (*Server, error) {
 		return nil, errors.New("server: name, logger, metrics and clock are required")
 	}
 	s := &Server{cfg: c, mux: http.NewServeMux()}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	quiet := !slices.ContainsFunc(c.Routes, func(r Route) bool { return !r.Quiet })
 	s.unknown, s.wrongMethod = s.refusal(fault.RouteUnknown, quiet), s.refusal(fault.MethodNotAllowed, quiet)
 	for i := range c.Routes {
@@ -135,7 +150,7 @@ func (s *Server) add(r *Route) error {
 	if r.Handler == nil || r.Method == "" || r.Path == "" || r.Action == "" {
 		return fmt.Errorf("route %s %s: method, path, action and handler are required", r.Method, r.Path)
 	}
-	if r.Action != access.Public && r.Action != access.Enroll && s.cfg.Authenticate == nil {
+	if r.needsCaller() && s.cfg.Authenticate == nil {
 		return fmt.Errorf("route %s %s needs a caller, but the listener knows none", r.Method, r.Path)
 	}
 	e := newEndpoint(s, r)
@@ -229,8 +244,9 @@ func (s *Server) Serve(l net.Listener) error {
 }
 
 // Shutdown stops accepting, lets requests in progress end, and gives up when
-// ctx is done.
+// ctx is done. Streams are read no further.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop()
 	if err := s.http.Shutdown(ctx); err != nil {
 		return errors.Join(err, s.http.Close())
 	}
