@@ -291,7 +291,7 @@ type Measure uint8
 // The counters. Durations count in the bucket of their length (see Bucket).
 const (
 	MeasureIssued    Measure = iota + 1
-	MeasureConfirmed         // units
+	MeasureConfirmed         // units; bucket: hour of the day, UTC, from which the hours of work are counted
 	MeasureFirstPass         // confirmed units that needed no second unit or attempt
 	MeasureScrapped
 	MeasureFailed    // attempts that ended in a refusal or device failure; bucket: fault code
