@@ -48,6 +48,7 @@ CREATE TABLE production_order (
 );
 CREATE UNIQUE INDEX order_reference ON production_order (external_ref) WHERE external_ref <> '';
 CREATE INDEX order_state ON production_order (state, id);
+CREATE INDEX order_product ON production_order (product, id);
 
 CREATE TABLE manifest_signer (
   id           BIGINT PRIMARY KEY,
@@ -72,7 +73,24 @@ CREATE TABLE manifest (
   chips        BIGINT NOT NULL,
   not_provable BIGINT NOT NULL,
   findings     TEXT    NOT NULL, -- JSON array
-  visible      BIGINT NOT NULL
+  staged       BIGINT NOT NULL, -- number of the last entry that is staged
+  visible      BIGINT NOT NULL  -- 0 staged, 1 seen, 2 discarded
+);
+CREATE INDEX manifest_open ON manifest (visible, id) WHERE visible <> 1;
+
+-- What is staged, as it came: 1 row for each call. Only publishing sorts it into
+-- chip and chip_key, in the order of their keys, because rows that go in at
+-- random cost a page each.
+CREATE TABLE chip_part (
+  manifest BIGINT NOT NULL,
+  part     BIGINT NOT NULL, -- number of its first entry
+  chips    BYTEA NOT NULL,
+  PRIMARY KEY (manifest, part)
+);
+
+-- Every vendor that ever was in a manifest, so that a chip is found by its UID.
+CREATE TABLE chip_vendor (
+  name TEXT PRIMARY KEY
 );
 
 -- A chip is seen when its manifest is visible.
@@ -87,15 +105,14 @@ CREATE TABLE chip (
   state     BIGINT NOT NULL,
   order_id  BIGINT NOT NULL,
   device    BIGINT NOT NULL,
-  keys      BYTEA    NOT NULL
+  keys      BYTEA  NOT NULL -- see chipkeys.go
 );
 CREATE INDEX chip_manifest ON chip (manifest, id);
-CREATE INDEX chip_order ON chip (order_id, id) WHERE order_id <> 0;
+CREATE INDEX chip_order ON chip (order_id, state, id) WHERE order_id <> 0;
 
 CREATE TABLE chip_key (
-  id     BIGINT PRIMARY KEY, -- keyed 63-bit hash of the SPKI's SHA-256
-  chip   BIGINT NOT NULL,
-  digest BYTEA    NOT NULL
+  id     BIGINT PRIMARY KEY, -- keyed 63-bit hash of the SPKI's SHA-256; the chip holds the key
+  chip   BIGINT NOT NULL
 );
 
 CREATE TABLE nonce_block (
@@ -161,6 +178,7 @@ CREATE TABLE alarm (
 );
 CREATE UNIQUE INDEX alarm_open ON alarm (kind, subject) WHERE state <> 3;
 CREATE INDEX alarm_state ON alarm (state, id);
+CREATE INDEX alarm_product ON alarm (product, id);
 
 CREATE TABLE kpi (
   order_id BIGINT NOT NULL,
@@ -171,7 +189,7 @@ CREATE TABLE kpi (
   site     BIGINT NOT NULL,
   product  BIGINT NOT NULL,
   total    BIGINT NOT NULL,
-  PRIMARY KEY (order_id, station, day, measure, bucket)
+  PRIMARY KEY (order_id, station, day, measure, bucket, site, product)
 );
 CREATE INDEX kpi_day ON kpi (day, product, site);
 
@@ -197,3 +215,16 @@ ALTER TABLE device ADD COLUMN order_id BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE device ADD COLUMN chip BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE device ADD COLUMN built_into BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX device_built_into ON device (built_into) WHERE built_into <> 0;
+
+-- Chips' keys and chains do not compress; the attempt costs more than it saves.
+ALTER TABLE chip ALTER COLUMN keys SET STORAGE EXTERNAL;
+ALTER TABLE chip_part ALTER COLUMN chips SET STORAGE EXTERNAL;
+ALTER TABLE wrapped_key ALTER COLUMN wrapped SET STORAGE EXTERNAL;
+
+-- Rows that change after they went in: room on the page keeps the update there.
+-- Those that every group of units rewrites get much of it, and early vacuum.
+ALTER TABLE production_order SET (fillfactor = 20, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE nonce_block SET (fillfactor = 30, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE kpi SET (fillfactor = 30, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE unit SET (fillfactor = 70);
+ALTER TABLE chip SET (fillfactor = 80);

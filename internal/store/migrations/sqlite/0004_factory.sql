@@ -48,6 +48,7 @@ CREATE TABLE production_order (
 ) STRICT;
 CREATE UNIQUE INDEX order_reference ON production_order (external_ref) WHERE external_ref <> '';
 CREATE INDEX order_state ON production_order (state, id);
+CREATE INDEX order_product ON production_order (product, id);
 
 CREATE TABLE manifest_signer (
   id           INTEGER PRIMARY KEY,
@@ -72,7 +73,24 @@ CREATE TABLE manifest (
   chips        INTEGER NOT NULL,
   not_provable INTEGER NOT NULL,
   findings     TEXT    NOT NULL, -- JSON array
-  visible      INTEGER NOT NULL
+  staged       INTEGER NOT NULL, -- number of the last entry that is staged
+  visible      INTEGER NOT NULL  -- 0 staged, 1 seen, 2 discarded
+) STRICT;
+CREATE INDEX manifest_open ON manifest (visible, id) WHERE visible <> 1;
+
+-- What is staged, as it came: 1 row for each call. Only publishing sorts it into
+-- chip and chip_key, in the order of their keys, because rows that go in at
+-- random cost a page each.
+CREATE TABLE chip_part (
+  manifest INTEGER NOT NULL,
+  part     INTEGER NOT NULL, -- number of its first entry
+  chips    BLOB NOT NULL,
+  PRIMARY KEY (manifest, part)
+) STRICT;
+
+-- Every vendor that ever was in a manifest, so that a chip is found by its UID.
+CREATE TABLE chip_vendor (
+  name TEXT PRIMARY KEY
 ) STRICT;
 
 -- A chip is seen when its manifest is visible.
@@ -87,15 +105,14 @@ CREATE TABLE chip (
   state     INTEGER NOT NULL,
   order_id  INTEGER NOT NULL,
   device    INTEGER NOT NULL,
-  keys      BLOB    NOT NULL
+  keys      BLOB    NOT NULL -- see chipkeys.go
 ) STRICT;
 CREATE INDEX chip_manifest ON chip (manifest, id);
-CREATE INDEX chip_order ON chip (order_id, id) WHERE order_id <> 0;
+CREATE INDEX chip_order ON chip (order_id, state, id) WHERE order_id <> 0;
 
 CREATE TABLE chip_key (
-  id     INTEGER PRIMARY KEY, -- keyed 63-bit hash of the SPKI's SHA-256
-  chip   INTEGER NOT NULL,
-  digest BLOB    NOT NULL
+  id     INTEGER PRIMARY KEY, -- keyed 63-bit hash of the SPKI's SHA-256; the chip holds the key
+  chip   INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE nonce_block (
@@ -161,6 +178,7 @@ CREATE TABLE alarm (
 ) STRICT;
 CREATE UNIQUE INDEX alarm_open ON alarm (kind, subject) WHERE state <> 3;
 CREATE INDEX alarm_state ON alarm (state, id);
+CREATE INDEX alarm_product ON alarm (product, id);
 
 CREATE TABLE kpi (
   order_id INTEGER NOT NULL,
@@ -171,7 +189,7 @@ CREATE TABLE kpi (
   site     INTEGER NOT NULL,
   product  INTEGER NOT NULL,
   total    INTEGER NOT NULL,
-  PRIMARY KEY (order_id, station, day, measure, bucket)
+  PRIMARY KEY (order_id, station, day, measure, bucket, site, product)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX kpi_day ON kpi (day, product, site);
 
