@@ -59,11 +59,11 @@ FROM webhook ORDER BY id`))(func(r row) error {
 }
 
 // MoveCursor notes what was delivered, or the failure to; the ledger does not
-// hear of it, or it would never come to rest. A webhook that was removed is left
-// alone.
-func (s *Store) MoveCursor(ctx context.Context, id, cursor int64, failure string) error {
+// hear of it, or it would never come to rest. A webhook that was removed, or whose
+// cursor an operator moved, is left alone.
+func (s *Store) MoveCursor(ctx context.Context, id, from, to int64, failure string) error {
 	return s.write(ctx, func(t *tx) error {
-		_, err := t.exec(ctx, "UPDATE webhook SET cursor = $2, failure = $3 WHERE id = $1", id, cursor, failure)
+		_, err := t.exec(ctx, "UPDATE webhook SET cursor = $3, failure = $4 WHERE id = $1 AND cursor = $2", id, from, to, failure)
 		return err
 	})
 }

@@ -137,8 +137,9 @@ type Store interface {
 	SetWebhook(ctx context.Context, w Webhook, entries ...ledger.Entry) (id int64, err error)
 	RemoveWebhook(ctx context.Context, id int64, entries ...ledger.Entry) error
 	Webhooks(ctx context.Context) ([]Webhook, error)
-	// MoveCursor notes what was delivered; silent in the ledger.
-	MoveCursor(ctx context.Context, id, cursor int64, failure string) error
+	// MoveCursor notes what was delivered, or why not, if the cursor still is
+	// from: what an operator replays meanwhile stays. Silent in the ledger.
+	MoveCursor(ctx context.Context, id, from, to int64, failure string) error
 }
 
 // Duplicate is a chip or key that is listed already.
