@@ -1,9 +1,11 @@
-// Package cms writes and reads CMS messages (RFC 5652). So far it knows the one
-// form that needs no key: SignedData without content and signers, in which EST,
-// SCEP and CMP hand out certificates. The writer is on the road of every
-// enrollment, so it computes all lengths first and fills one buffer; the reader
-// takes what other servers send and refuses everything that is not exactly this
-// form, with limits on size and number before it looks at a certificate.
+// Package cms writes and reads CMS messages (RFC 5652). One form needs no key:
+// SignedData without content and signers, in which EST, SCEP and CMP hand out
+// certificates. Its writer is on the road of every enrollment, so it computes all
+// lengths first and fills one buffer; the reader takes what other servers send
+// and refuses everything that is not exactly this form, with limits on size and
+// number before it looks at a certificate. The other form is the envelope, in
+// which a private key that we made travels to one recipient. It is only written
+// here; devices and stations open it.
 package cms
 
 import (
