@@ -18,35 +18,52 @@ const certificateHold = 6
 
 // Revoke moves a credential to device.Revoked, or device.Held for reason 6, and
 // adds it to the list of its shard. What the list says of the certificate comes
-// from its row; shard, time and reason are the caller's.
+// from its row; shard, time and reason are the caller's. A unit of which it is
+// the initial identity ends with it.
 func (s *Store) Revoke(ctx context.Context, scope access.Scope, r status.Revocation, entries ...ledger.Entry) error {
 	return s.write(ctx, func(t *tx) error {
-		c, err := lockCredential(ctx, t, scope, r.Credential, r.At)
+		c, err := readCredential(ctx, t, scope, r.Credential)
 		if err != nil {
 			return err
 		}
-		next := device.Revoked
-		if r.Reason == certificateHold {
-			next = device.Held
+		unitEnded, err := endUnitOf(ctx, t, &c, &r)
+		if err != nil {
+			return err
 		}
-		if c.State == device.Revoked || c.State == device.Held && next == device.Held {
+		locked, err := lockCredential(ctx, t, scope, r.Credential, r.At)
+		if err != nil {
+			return err
+		}
+		if locked.State == device.Revoked || locked.State == device.Held && r.Reason == certificateHold {
 			return fault.New(fault.AlreadyRevoked)
 		}
-		if err := moveCredential(ctx, t, c, next, r.Reason, r.At); err != nil {
+		if err := revokeCredential(ctx, t, locked, &r); err != nil {
 			return err
 		}
-		if err := unlist(ctx, t, c.ID); err != nil {
-			return err
-		}
-		if next == device.Revoked {
-			if _, err := t.exec(ctx, "DELETE FROM overlap WHERE credential = $1", int64(c.ID)); err != nil {
-				return err
-			}
-		}
-		_, err = t.exec(ctx, `INSERT INTO revocation (authority, shard, credential, cert_serial, revoked_at, reason, not_after)
-VALUES ($1, $2, $3, $4, $5, $6, $7)`, c.Authority, r.Shard, int64(c.ID), c.CertSerial, r.At, r.Reason, c.NotAfter)
-		return err
+		return unitEnded()
 	}, entries...)
+}
+
+// revokeCredential moves a credential whose device's row is held and lists it.
+func revokeCredential(ctx context.Context, t *tx, c *device.Credential, r *status.Revocation) error {
+	next := device.Revoked
+	if r.Reason == certificateHold {
+		next = device.Held
+	}
+	if err := moveCredential(ctx, t, c, next, r.Reason, r.At); err != nil {
+		return err
+	}
+	if err := unlist(ctx, t, c.ID); err != nil {
+		return err
+	}
+	if next == device.Revoked {
+		if _, err := t.exec(ctx, "DELETE FROM overlap WHERE credential = $1", int64(c.ID)); err != nil {
+			return err
+		}
+	}
+	_, err := t.exec(ctx, `INSERT INTO revocation (authority, shard, credential, cert_serial, revoked_at, reason, not_after)
+VALUES ($1, $2, $3, $4, $5, $6, $7)`, c.Authority, r.Shard, int64(c.ID), c.CertSerial, r.At, r.Reason, c.NotAfter)
+	return err
 }
 
 // Release moves a held credential back to what it was, or fault.NotOnHold.

@@ -67,6 +67,10 @@ func ReasonName(code int) Reason {
 	return ""
 }
 
+// Shard returns the shard of an authority's CRL on which a certificate is looked
+// for, for those who may not ask a CA key to sign.
+func Shard(certSerial []byte, shards int) int { return issuing.Shard(certSerial, shards) }
+
 // Act is what is done to a certificate's status.
 type Act struct {
 	CertSerial []byte
