@@ -24,6 +24,7 @@ func (c *Config) check() (*Profile, error) {
 		SubjectKeyID: value(c.SubjectKeyIdentifier, true), NoCheck: c.NoCheck,
 		CRLShards: cmp.Or(c.CRLShards, 1), FixedLength: c.FixedLength,
 		Trusts: slices.Clone(c.Trusts), LeastEvidence: cmp.Or(c.LeastEvidence, "none"),
+		RequireHardware: c.RequireHardware, ServerKeys: cmp.Or(c.ServerKeys, ServerKeysNone),
 		RequireApproval: c.RequireApproval, RenewSameKey: c.RenewSameKey,
 		AcceptExpiredDays: c.AcceptExpiredDays, OverlapDays: value(c.OverlapDays, OverlapUntilExpiry),
 	}
@@ -241,6 +242,14 @@ func (c *Config) checkRegister(p *Profile) error {
 	switch {
 	case !label.MatchString(p.LeastEvidence):
 		return wrong("leastEvidence", "not the name of a kind of evidence")
+	case !slices.Contains([]ServerKeys{ServerKeysNone, ServerKeysSealed, ServerKeysTLS}, p.ServerKeys):
+		return wrong("serverKeygen", "must be none, sealed or tls")
+	case p.ServerKeys != ServerKeysNone && p.RequireHardware:
+		return wrong("serverKeygen", "contradicts requireHardwareKey: a key that we make is not in a chip")
+	case p.ServerKeys != ServerKeysNone && p.Kind != KindIDevID && p.Kind != KindLDevID:
+		return wrong("serverKeygen", "is for devices alone")
+	case p.RequireHardware && p.Kind != KindIDevID && p.Kind != KindLDevID:
+		return wrong("requireHardwareKey", "is for devices alone")
 	case p.AcceptExpiredDays < 0 || p.AcceptExpiredDays > 3660:
 		return wrong("acceptExpiredDays", "0 to 3660 days")
 	case p.OverlapDays < OverlapUntilExpiry || p.OverlapDays > 3660:

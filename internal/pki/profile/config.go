@@ -29,12 +29,14 @@ type Config struct {
 	CRLShards   int          `yaml:"crlShards"`   // 1 to 256; default 1
 	FixedLength bool         `yaml:"fixedLength"` // for chips that store certificates in compressed form
 
-	Trusts            []string `yaml:"trusts"`            // authorities whose certificates may authenticate a first enrollment
-	LeastEvidence     string   `yaml:"leastEvidence"`     // default "none"
-	RequireApproval   bool     `yaml:"requireApproval"`   // a second operator approves each certificate
-	RenewSameKey      bool     `yaml:"renewSameKey"`      // re-enrollment may keep the key
-	AcceptExpiredDays int      `yaml:"acceptExpiredDays"` // how long after expiry a certificate may still renew itself
-	OverlapDays       *int     `yaml:"overlapDays"`       // days the old credential lives after its successor's first use; default: until it expires
+	Trusts            []string   `yaml:"trusts"`             // authorities whose certificates may authenticate a first enrollment
+	LeastEvidence     string     `yaml:"leastEvidence"`      // default "none"
+	RequireHardware   bool       `yaml:"requireHardwareKey"` // the key must be proven to live in a chip; no key of ours, no software key
+	ServerKeys        ServerKeys `yaml:"serverKeygen"`       // keys made by us over EST: none (default), sealed (to a certificate of the requester) or tls (also protected by the connection alone)
+	RequireApproval   bool       `yaml:"requireApproval"`    // a second operator approves each certificate
+	RenewSameKey      bool       `yaml:"renewSameKey"`       // re-enrollment may keep the key
+	AcceptExpiredDays int        `yaml:"acceptExpiredDays"`  // how long after expiry a certificate may still renew itself
+	OverlapDays       *int       `yaml:"overlapDays"`        // days the old credential lives after its successor's first use; default: until it expires
 }
 
 // ValidityConfig is Validity as written.

@@ -29,6 +29,9 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if p.RequireHardware || p.ServerKeys != ServerKeysNone {
+		t.Errorf("defaults for keys: %v, %q", p.RequireHardware, p.ServerKeys)
+	}
 	if p.Issuer != "issuing" || p.LeastEvidence != "none" || p.CRLShards != 1 || p.OverlapDays != OverlapUntilExpiry ||
 		p.Validity.Backdate != 5*time.Minute || !p.SubjectKeyID || !p.OCSP || !p.CAIssuers || !p.CRL || p.NoCheck ||
 		p.RenewSameKey || p.RequireApproval || p.AcceptExpiredDays != 0 || p.PathLen != -1 || p.FixedLength {
@@ -131,6 +134,10 @@ func TestRefusedProfiles(t *testing.T) {
 		{"", "trusts: [A]\n", "12:10", "authority"},
 		{"", "trusts: [a, a]\n", "12:13", "twice"},
 		{"", "leastEvidence: A\n", "12:16", "evidence"},
+		{"", "serverKeygen: open\n", "12:15", "none, sealed or tls"},
+		{"", "serverKeygen: tls\nrequireHardwareKey: true\n", "12:15", "contradicts"},
+		{"kind: ldevid\npurpose: test", "kind: station\nrequireHardwareKey: true", "", "devices alone"},
+		{"kind: ldevid\npurpose: test", "kind: station\nserverKeygen: sealed", "", "devices alone"},
 		{"", "acceptExpiredDays: -1\n", "12:", "3660"},
 		{"", "overlapDays: -2\n", "12:", "3660"},
 		{"", "fixedLength: true\n", "12:", "alignHour"},

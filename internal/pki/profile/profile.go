@@ -42,6 +42,17 @@ func (k Kind) CA() bool { return k == KindRoot || k == KindIssuing }
 // valid until they expire.
 const OverlapUntilExpiry = -1
 
+// ServerKeys says whether we may make the subject's key, and how it may travel
+// to the device that asks for it (RFC 7030, section 4.4).
+type ServerKeys string
+
+// The ways of server-side key generation.
+const (
+	ServerKeysNone   ServerKeys = "none"
+	ServerKeysSealed ServerKeys = "sealed" // only encrypted to a certificate of the requester's
+	ServerKeysTLS    ServerKeys = "tls"    // also with no other protection than the connection's
+)
+
 // Profile is a checked set of rules for one sort of certificate. It never
 // changes after Parse; readers must not write to its slices.
 type Profile struct {
@@ -75,6 +86,8 @@ type Profile struct {
 
 	Trusts            []string // authorities whose certificates may authenticate a first enrollment
 	LeastEvidence     string
+	RequireHardware   bool // of the subject's key: proven to live in a chip
+	ServerKeys        ServerKeys
 	RequireApproval   bool
 	RenewSameKey      bool
 	AcceptExpiredDays int
