@@ -114,3 +114,19 @@ var factoryEntries = []Entry{
 	{FixtureFailed, Forbidden, "the fixture or device reported a failure", "see the detail; retry the unit or scrap it"},
 	{FixtureProtocol, Invalid, "the fixture or device answered what the protocol does not allow", "check firmware and cable"},
 }
+
+// Who says who may unblock a refusal that arose at the line, as its worker reads
+// it. For the server's refusals the server says so itself.
+func (c Code) Who() string {
+	switch c {
+	case StationLink, StationQueue:
+		return "line lead, with whoever looks after network and station computer"
+	case FixtureFailed, ReadBackWrong, NonceUsed, NonceExpired, NonceInvalid, UnitState:
+		return "anyone at the line"
+	case FixtureProtocol, KeyModel, ChipProofMissing:
+		return "test engineer"
+	case OrderUnknown, OrderState, OrderFull, SparesUsed:
+		return "planner"
+	}
+	return "line lead"
+}
