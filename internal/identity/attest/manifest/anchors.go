@@ -23,10 +23,16 @@ type anchors struct {
 	issuers map[[32]byte]*issuer
 }
 
-// issuer is a CA certificate of a chain and whether it leads to a root.
+// issuer is a CA certificate of a chain, whether it leads to a root, and when all
+// certificates from it to the root are valid.
 type issuer struct {
-	cert     *x509.Certificate
-	anchored bool
+	cert      *x509.Certificate
+	anchored  bool
+	from, end time.Time
+}
+
+func newIssuer(cert *x509.Certificate, anchored bool) *issuer {
+	return &issuer{cert: cert, anchored: anchored, from: cert.NotBefore, end: cert.NotAfter}
 }
 
 func newAnchors(roots [][]byte) (*anchors, error) {
@@ -41,7 +47,7 @@ func newAnchors(roots [][]byte) (*anchors, error) {
 			return nil, fault.Wrap(fault.ManifestFormat, err, "a chip maker's root certificate is malformed")
 		}
 		a.roots[sha256.Sum256(der)] = cert
-		a.named[string(cert.RawSubject)] = append(a.named[string(cert.RawSubject)], &issuer{cert, true})
+		a.named[string(cert.RawSubject)] = append(a.named[string(cert.RawSubject)], newIssuer(cert, true))
 	}
 	return a, nil
 }
@@ -50,12 +56,14 @@ func newAnchors(roots [][]byte) (*anchors, error) {
 const (
 	noteNoRoot   = "no chip maker's root was given: certificates are no vendor proof"
 	noteUnproved = "the certificate does not lead to a given chip maker's root"
-	noteExpired  = "the certificate is not valid now"
+	noteExpired  = "the certificate was not valid at the time that counts"
+	noteTooLate  = "a certificate above the chip's was not valid at the time that counts: it is no vendor proof"
 )
 
 // prove checks each signature of a chain and reports whether it leads to a root. A
 // link that does not hold refuses the entry; a chain that merely ends elsewhere is
-// remarked.
+// remarked. The time that counts is when the chip was made, where the manifest
+// says so, else now.
 func (a *anchors) prove(leaf *x509.Certificate, chain [][]byte, at time.Time, remark func(string)) (bool, error) {
 	if at.Before(leaf.NotBefore) || at.After(leaf.NotAfter) {
 		remark(noteExpired)
@@ -75,14 +83,17 @@ func (a *anchors) prove(leaf *x509.Certificate, chain [][]byte, at time.Time, re
 	if err := signedBy(leaf, parent.cert); err != nil {
 		return false, err
 	}
-	if !parent.anchored {
-		if len(a.roots) == 0 {
-			remark(noteNoRoot)
-		} else {
-			remark(noteUnproved)
-		}
+	switch {
+	case parent.anchored && !at.Before(parent.from) && !at.After(parent.end):
+		return true, nil
+	case parent.anchored:
+		remark(noteTooLate)
+	case len(a.roots) == 0:
+		remark(noteNoRoot)
+	default:
+		remark(noteUnproved)
 	}
-	return parent.anchored, nil
+	return false, nil
 }
 
 // parent returns who signed cert: the next certificate of its chain, or a root.
@@ -102,7 +113,7 @@ func (a *anchors) parent(cert *x509.Certificate, chain [][]byte) (*issuer, error
 func (a *anchors) issuer(chain [][]byte) (*issuer, error) {
 	id := sha256.Sum256(chain[0])
 	if root, ok := a.roots[id]; ok {
-		return &issuer{root, true}, nil
+		return newIssuer(root, true), nil
 	}
 	a.mu.Lock()
 	known, ok := a.issuers[id]
@@ -114,7 +125,7 @@ func (a *anchors) issuer(chain [][]byte) (*issuer, error) {
 	if err != nil {
 		return nil, bad("a certificate of the chain is malformed")
 	}
-	i := &issuer{cert: cert}
+	i := newIssuer(cert, false)
 	switch parent, err := a.parent(cert, chain[1:]); {
 	case err != nil:
 		return nil, err
@@ -123,6 +134,12 @@ func (a *anchors) issuer(chain [][]byte) (*issuer, error) {
 			return nil, err
 		}
 		i.anchored = parent.anchored
+		if parent.from.After(i.from) {
+			i.from = parent.from
+		}
+		if parent.end.Before(i.end) {
+			i.end = parent.end
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -166,6 +166,9 @@ func (im *importing) take(chips []Chip, notes []note) error {
 // note counts a chip and refuses one that the file has named before.
 func (im *importing) note(c *Chip) error {
 	im.summary.Chips++
+	if err := im.sameSigner(c); err != nil {
+		return err
+	}
 	if before, repeated := im.chips.add(c.Entry, []byte(c.Vendor), []byte(c.UID)); repeated {
 		return fault.New(fault.ManifestDuplicate, fmt.Sprintf("entry %d: the chip %s is that of entry %d", c.Entry, c.UID, before))
 	}
@@ -179,6 +182,22 @@ func (im *importing) note(c *Chip) error {
 				fmt.Sprintf("entry %d: the key in slot %s is that of entry %d", c.Entry, c.Keys[i].Slot, before))
 		}
 	}
+	return nil
+}
+
+// sameSigner refuses a file whose entries are of several signers: the register
+// knows one for each file.
+func (im *importing) sameSigner(c *Chip) error {
+	by := c.by
+	c.by = nil
+	switch {
+	case by == nil || by.fingerprint == im.summary.Signer:
+		return nil
+	case im.summary.Signer != [32]byte{}:
+		return fault.New(fault.ManifestSigner,
+			fmt.Sprintf("entry %d: the entry has another signer than those before it; split the file by signer", c.Entry))
+	}
+	im.summary.Signer = by.fingerprint
 	return nil
 }
 

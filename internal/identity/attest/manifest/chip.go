@@ -20,6 +20,8 @@ const (
 	maxName = 64
 	// maxChain is how many certificates may stand beside a key.
 	maxChain = 6
+	// maxKeys is how many keys a chip may have.
+	maxKeys = 16
 	// futureTolerance is how far a maker's clock may be ahead without a remark.
 	futureTolerance = 24 * time.Hour
 )
@@ -28,6 +30,9 @@ const (
 func bad(format string, args ...any) error {
 	return fault.New(fault.ManifestEntry, fmt.Sprintf(format, args...))
 }
+
+// quoted shows a text of the file, short and printable.
+func quoted(s string) string { return fmt.Sprintf("%.32q", s) }
 
 func unpinned(fingerprint [32]byte) error {
 	return fault.New(fault.ManifestSigner, "no pinned signer has the fingerprint", hex.EncodeToString(fingerprint[:]))
@@ -45,7 +50,7 @@ func (c *Chip) name() error {
 		return bad("the chip has no uid")
 	case !plain(c.UID, maxUID):
 		return bad("the uid has characters that a uid does not have, or is too long")
-	case !printable(c.ChipType, maxName) || !printable(c.Serial, maxUID):
+	case !printable(c.ChipType, maxName) || !printable(c.Model, maxName) || !printable(c.Serial, maxUID):
 		return bad("the chip type or serial has characters that do not print, or is too long")
 	}
 	return nil

@@ -93,9 +93,12 @@ type Chip struct {
 	Entry    int64 // number in the file, from 1
 	Vendor   string
 	UID      string // lower case
-	ChipType string
+	ChipType string // the part number where the maker gives one
+	Model    string // what the part is a variant of, where the maker says so
 	Serial   string // of the device the chip is in, where the manifest says so
 	Keys     []Key  // none: not provable
+
+	by *signer // of the entry, until the import has looked at it
 }
 
 // Key is a public key that a manifest lists for a chip.
@@ -212,6 +215,8 @@ func (im *importing) read() error {
 	switch im.Format {
 	case Birthmark:
 		return im.birthmark()
+	case Microchip:
+		return im.microchip()
 	case CSV:
 		return im.csv()
 	}

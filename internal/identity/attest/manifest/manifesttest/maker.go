@@ -57,6 +57,7 @@ func New(name string, made time.Time) (*Maker, error) {
 	}
 	cert := m.certificate("Manifest Signer", 3)
 	cert.KeyUsage = x509.KeyUsageDigitalSignature
+	cert.SubjectKeyId = m.seed("signer's key identifier", 0)[:20]
 	m.cert, err = x509.CreateCertificate(nil, cert, cert, &m.signer.PublicKey, m.signer)
 	return m, err
 }
