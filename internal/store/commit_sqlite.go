@@ -45,7 +45,7 @@ type leaseSpan struct {
 }
 
 func (e *liteEngine) commitGroup(ctx context.Context, g *group) error {
-	t, err := e.begin(ctx)
+	t, err := e.beginLite(ctx)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,10 @@ func (e *liteEngine) commitGroup(ctx context.Context, g *group) error {
 		t.rollback() // nobody was accepted, so nothing is different
 		return nil
 	}
-	return t.commit(ctx)
+	if err := t.commitUnsynced(ctx); err != nil {
+		return err
+	}
+	return e.wal.wait(g.release) // the next group runs while this one is synced
 }
 
 func (g *liteGroup) run(ctx context.Context) error {

@@ -85,7 +85,7 @@ func (s *Store) together(t *testing.T, issuances ...device.Issuance) []error {
 		}
 		group = append(group, p)
 	}
-	s.commitGroup(group)
+	s.commitGroup(group, func() {})
 	var errs []error
 	for _, p := range group {
 		errs = append(errs, p.err)

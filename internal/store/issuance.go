@@ -5,21 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 )
-
-// maxGroup bounds a group: its transaction stays far below 50 ms.
-const maxGroup = 512
-
-// backlog is how many issuances must wait for a second group to set out before
-// the first one is back. Smaller groups cost more than the overlap gains: each
-// has its statements, its sync and its row locks.
-const backlog = 64
 
 // pending is an issuance that waits for its group. All that can be made ready
 // before is, in the caller's goroutine.
@@ -32,41 +22,7 @@ type pending struct {
 
 	stored bool
 	err    error
-	done   chan struct{}
-}
-
-// committer collects issuances into groups.
-type committer struct {
-	queue  chan *pending
-	behind chan struct{} // the queue is longer than backlog
-	wg     sync.WaitGroup
-
-	mu     sync.RWMutex
-	closed bool // guarded by mu
-}
-
-func (s *Store) startCommitters() {
-	s.committer = &committer{queue: make(chan *pending, 2*maxGroup), behind: make(chan struct{}, 1)}
-	if s.cfg.ReadOnly {
-		return
-	}
-	s.committer.wg.Go(s.commitLoop)
-	if s.engine.overlaps() {
-		s.committer.wg.Go(s.overlapLoop)
-	}
-}
-
-func (s *Store) stopCommitters() {
-	c := s.committer
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	c.closed = true
-	close(c.queue)
-	close(c.behind)
-	c.mu.Unlock()
-	c.wg.Wait()
+	turn   chan bool // true: lead the next group; false: the outcome is set
 }
 
 // StoreIssuance is STORE: it waits for the group commit that takes the issuance
@@ -80,10 +36,9 @@ func (s *Store) StoreIssuance(ctx context.Context, i device.Issuance) (device.Cr
 	if err != nil {
 		return device.Credential{}, err
 	}
-	if err := s.committer.submit(ctx, p); err != nil {
+	if err := s.committer.submit(ctx, p, s.commitGroup); err != nil {
 		return device.Credential{}, err
 	}
-	<-p.done
 	if p.err != nil {
 		return device.Credential{}, p.err
 	}
@@ -103,7 +58,7 @@ func (s *Store) ready(i device.Issuance) (*pending, error) {
 	if c.State != device.Issued && c.State != device.Confirmed {
 		return nil, errors.New("a new certificate is issued, or confirmed at once")
 	}
-	p := &pending{Issuance: i, keyRow: s.spkiRow(&c.SPKIDigest), done: make(chan struct{})}
+	p := &pending{Issuance: i, keyRow: s.spkiRow(&c.SPKIDigest)}
 	if ch := i.Change; ch != nil {
 		if ch.ID != c.Device || ch.Slot != c.Slot() {
 			return nil, errors.New("the change is not of the certificate's device and slot")
@@ -121,81 +76,11 @@ func (s *Store) ready(i device.Issuance) (*pending, error) {
 	return p, err
 }
 
-func (c *committer) submit(ctx context.Context, p *pending) error {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if c.closed {
-		return fault.New(fault.ShuttingDown)
-	}
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
-	select {
-	case c.queue <- p:
-		if len(c.queue) >= backlog {
-			select {
-			case c.behind <- struct{}{}:
-			default:
-			}
-		}
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// commitLoop takes what is queued, without waiting for more, as one group.
-func (s *Store) commitLoop() {
-	waiting := make([]*pending, 0, maxGroup)
-	for p := range s.committer.queue {
-		// Who is ready to run goes first: their issuances join this group, and
-		// share its sync. Alone nobody is waited for.
-		runtime.Gosched()
-		waiting = s.committer.collect(append(waiting[:0], p))
-		s.commitAll(waiting)
-	}
-}
-
-// overlapLoop takes a backlog while the group before is on its way.
-func (s *Store) overlapLoop() {
-	waiting := make([]*pending, 0, maxGroup)
-	for range s.committer.behind {
-		waiting = s.committer.collect(waiting[:0])
-		s.commitAll(waiting)
-	}
-}
-
-// collect adds what is queued to a group.
-func (c *committer) collect(waiting []*pending) []*pending {
-	for len(waiting) < maxGroup {
-		select {
-		case p, ok := <-c.queue:
-			if !ok {
-				return waiting
-			}
-			waiting = append(waiting, p)
-		default:
-			return waiting
-		}
-	}
-	return waiting
-}
-
-func (s *Store) commitAll(waiting []*pending) {
-	if len(waiting) > 0 {
-		s.commitGroup(waiting)
-	}
-	for i, p := range waiting {
-		close(p.done)
-		waiting[i] = nil
-	}
-}
-
 // commitGroup stores a group and sets the outcome of each member. When the
 // group fails for a reason that is not the database's, one member is to blame:
-// then each goes alone.
-func (s *Store) commitGroup(waiting []*pending) {
-	err := s.storeGroup(waiting)
+// then each goes alone. release is called as soon as another group may run.
+func (s *Store) commitGroup(waiting []*pending, release func()) {
+	err := s.storeGroup(waiting, release)
 	if err == nil {
 		return
 	}
@@ -207,16 +92,17 @@ func (s *Store) commitGroup(waiting []*pending) {
 	}
 	s.cfg.Logger.Error("a group of issuances was refused by the database; storing them one by one", "error", err, "size", len(waiting))
 	for _, p := range waiting {
-		p.err = s.storeGroup([]*pending{p})
+		p.err = s.storeGroup([]*pending{p}, release)
 	}
 }
 
-func (s *Store) storeGroup(waiting []*pending) (err error) {
+func (s *Store) storeGroup(waiting []*pending, release func()) (err error) {
 	if err := s.mayWrite(); err != nil {
 		return err
 	}
 	for range 5 {
 		g := newGroup(s, waiting)
+		g.release = release
 		if err = s.engine.commitGroup(context.Background(), g); err == nil {
 			g.conclude()
 			if g.leaves.size > 0 {
@@ -235,6 +121,7 @@ func (s *Store) storeGroup(waiting []*pending) (err error) {
 type group struct {
 	s       *Store
 	members []*pending
+	release func() // to be called when another group may run
 	tallies map[tallyKey]int64
 	leaves  batch
 	// conflicts are the members whose key is taken, with the credential that

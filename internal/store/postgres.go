@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/device"
 )
 
 // maxSkew is how far a node's clock may be from the database's.
@@ -325,6 +326,17 @@ func (s pgScripter) script(ctx context.Context, text string) error {
 }
 
 // overlaps: one group is decided while the other syncs.
+func (e *pgEngine) devices(ctx context.Context, ids []int64) (map[device.ID]device.Device, error) {
+	found := make(map[device.ID]device.Device, len(ids))
+	err := each(e.s.read.query(ctx, "SELECT "+deviceColumns+" FROM device WHERE id = ANY($1)"+visibleDevice, ids))(func(r row) error {
+		var d device.Device
+		err := scanDevice(r, &d)
+		found[d.ID] = d
+		return err
+	})
+	return found, err
+}
+
 func (e *pgEngine) overlaps() bool { return true }
 
 func (e *pgEngine) close() error {

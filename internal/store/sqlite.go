@@ -11,14 +11,16 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/device"
 )
 
 // applicationID marks our files, so that another program's database is not taken
 // for one ("bmrk").
 const applicationID = 0x626d726b
 
-// litePragmas are set on every connection. FULL: in WAL mode each commit is
-// synced before it is acknowledged.
+// litePragmas are set on every connection. FULL holds for all but the writer's
+// commits, which walSync syncs before they are acknowledged.
 const litePragmas = `PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;`
 
 // The writer keeps the inner pages of all trees and the keys; a reader's pages
@@ -40,10 +42,12 @@ type liteEngine struct {
 	writer  *liteConn
 	writing chan struct{} // holds one token while the writer is free
 	pool    *litePool
+	log     *checkpointer
+	wal     *walSync
 }
 
 func (s *Store) openSQLite(ctx context.Context, path string) error {
-	e := &liteEngine{s: s, writing: make(chan struct{}, 1)}
+	e := &liteEngine{s: s, writing: make(chan struct{}, 1), wal: newWALSync(path)}
 	fresh := false
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
 		if s.cfg.ReadOnly {
@@ -60,8 +64,12 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 	}
 	e.writer = writer
 	e.pool = newLitePool(path, readers)
+	e.pool.settle = e.wal.settle
 	e.writing <- struct{}{}
 	if err := e.check(ctx, fresh); err != nil {
+		return errors.Join(err, e.close())
+	}
+	if e.log, err = newCheckpointer(path); err != nil {
 		return errors.Join(err, e.close())
 	}
 	s.engine, s.read = e, e.pool
@@ -108,8 +116,7 @@ func (e *liteEngine) check(ctx context.Context, fresh bool) error {
 	if mode != "wal" {
 		return fault.New(fault.StoreUnsafe, "the file system offers no WAL mode")
 	}
-	_, err := e.writer.exec(ctx, "PRAGMA wal_autocheckpoint = 2000")
-	return err
+	return e.writer.script(ctx, "PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = NORMAL;")
 }
 
 func (e *liteEngine) lock(ctx context.Context) error {
@@ -129,9 +136,18 @@ func (e *liteEngine) lock(ctx context.Context) error {
 func (e *liteEngine) unlock() { e.writing <- struct{}{} }
 
 func (e *liteEngine) begin(ctx context.Context) (writeTx, error) {
+	t, err := e.beginLite(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (e *liteEngine) beginLite(ctx context.Context) (*liteTx, error) {
 	if err := e.lock(ctx); err != nil {
 		return nil, err
 	}
+	e.log.restart(e.writer)
 	if _, err := e.writer.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		e.unlock()
 		return nil, err
@@ -146,7 +162,16 @@ type liteTx struct {
 }
 
 func (t *liteTx) commit(ctx context.Context) error {
-	if err := t.e.sync(ctx); err != nil {
+	if err := t.commitUnsynced(ctx); err != nil {
+		return err
+	}
+	return t.e.wal.wait(func() {})
+}
+
+// commitUnsynced commits and lets the next transaction begin. Nobody may be told
+// of it before wal.wait has returned.
+func (t *liteTx) commitUnsynced(ctx context.Context) error {
+	if err := t.e.commit(ctx); err != nil {
 		t.rollback()
 		return err
 	}
@@ -154,14 +179,17 @@ func (t *liteTx) commit(ctx context.Context) error {
 	return nil
 }
 
-// sync commits; the error says whether the store may go on.
-func (e *liteEngine) sync(ctx context.Context) error {
+func (e *liteEngine) commit(ctx context.Context) error {
 	if e.s.cfg.CommitFault != nil {
 		if err := e.s.cfg.CommitFault(); err != nil {
 			return fault.Wrap(fault.StoreBroken, err)
 		}
 	}
 	_, err := e.writer.exec(ctx, "COMMIT")
+	if err == nil {
+		e.wal.note()
+		e.log.committed(e.writer)
+	}
 	return err
 }
 
@@ -169,9 +197,17 @@ func (t *liteTx) rollback() {
 	// An error means that SQLite has rolled back by itself.
 	_, _ = t.exec(context.Background(), "ROLLBACK")
 	t.e.unlock()
+	t.e.wal.settle() // the refusal may rest on what another has just committed
 }
 
 func (e *liteEngine) snapshot(ctx context.Context, fn func(q querier) error) error {
+	defer e.wal.settle()
+	return e.look(ctx, fn)
+}
+
+// look is a snapshot that may show what is committed and not durable yet: for
+// decisions that a later commit makes good.
+func (e *liteEngine) look(ctx context.Context, fn func(q querier) error) error {
 	c, err := e.pool.get(ctx)
 	if err != nil {
 		return err
@@ -184,13 +220,54 @@ func (e *liteEngine) snapshot(ctx context.Context, fn func(q querier) error) err
 	return fn(c)
 }
 
+// devices may show what is not durable yet: what is decided on it is stored
+// behind it in the log.
+func (e *liteEngine) devices(ctx context.Context, ids []int64) (map[device.ID]device.Device, error) {
+	found := make(map[device.ID]device.Device, len(ids))
+	look := e.look
+	if len(ids) == 1 {
+		look = e.glance
+	}
+	err := look(ctx, func(q querier) error {
+		for _, id := range ids {
+			d, err := readDevice(ctx, q, access.Everything(), device.ID(id))
+			if fault.Has(err, fault.DeviceUnknown) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			found[d.ID] = d
+		}
+		return nil
+	})
+	return found, err
+}
+
+// glance is a look for one statement, which needs no transaction.
+func (e *liteEngine) glance(ctx context.Context, fn func(q querier) error) error {
+	c, err := e.pool.get(ctx)
+	if err != nil {
+		return err
+	}
+	defer e.pool.put(c)
+	return fn(c)
+}
+
 // migrate runs outside of a transaction: each migration begins its own.
 func (e *liteEngine) migrate(ctx context.Context, fn func(q scripter) error) error {
 	if err := e.lock(ctx); err != nil {
 		return err
 	}
 	defer e.unlock()
-	return fn(e.writer)
+	if _, err := e.writer.exec(ctx, "PRAGMA synchronous = FULL"); err != nil {
+		return err
+	}
+	if err := fn(e.writer); err != nil {
+		return err
+	}
+	_, err := e.writer.exec(ctx, "PRAGMA synchronous = NORMAL")
+	return err
 }
 
 func (e *liteEngine) overlaps() bool { return false }
@@ -199,7 +276,11 @@ func (e *liteEngine) hint() {}
 
 func (e *liteEngine) close() error {
 	<-e.writing
-	return errors.Join(e.pool.close(), e.writer.close())
+	err := e.wal.close()
+	if e.log != nil {
+		err = errors.Join(err, e.log.close())
+	}
+	return errors.Join(err, e.pool.close(), e.writer.close())
 }
 
 // litePool holds the reading connections. The one that was used last is taken
@@ -209,6 +290,7 @@ type litePool struct {
 	path   string
 	slots  chan struct{} // one for each connection in use
 	closed chan struct{}
+	settle func() // waits until what a reader has seen is durable
 
 	mu   sync.Mutex
 	free []*liteConn // guarded by mu; the last was used last
@@ -297,7 +379,10 @@ func (p *litePool) start(ctx context.Context, sql string, args []any) (*liteRows
 		p.put(c)
 		return nil, err
 	}
-	r.done = p.put
+	r.done = func(c *liteConn) {
+		p.put(c)
+		p.settle()
+	}
 	return r, nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/device"
 )
 
 // Config says which database to open and what the store takes from outside.
@@ -50,7 +51,8 @@ type Store struct {
 
 	keys      keys
 	feed      feed
-	committer *committer
+	committer committer
+	gather    gatherer
 
 	fence     atomic.Int64 // of this node's run, 0 before FenceNode
 	broken    atomic.Bool  // a sync failed: nothing more is written
@@ -67,6 +69,8 @@ type engine interface {
 	// script runs statements without parameters in one transaction, under a
 	// lock that keeps other nodes from migrating.
 	migrate(ctx context.Context, fn func(q scripter) error) error
+	// devices reads those of the devices that exist, at one moment.
+	devices(ctx context.Context, ids []int64) (map[device.ID]device.Device, error)
 	// commitGroup executes STORE for a group in one transaction.
 	commitGroup(ctx context.Context, g *group) error
 	// overlaps reports whether two groups may be on their way at the same time.
@@ -95,6 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Store{cfg: cfg}
+	s.gather.s = s
 	s.feed.init()
 	if err := s.open(ctx); err != nil {
 		return nil, err
@@ -102,7 +107,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(err, s.engine.close())
 	}
-	s.startCommitters()
+	s.committer.overlaps = s.engine.overlaps()
 	return s, nil
 }
 
@@ -128,7 +133,7 @@ func (s *Store) prepare(ctx context.Context) error {
 func (s *Store) Close() error {
 	var err error
 	s.closeOnce.Do(func() {
-		s.stopCommitters()
+		s.committer.close()
 		err = s.engine.close()
 		s.feed.wake()
 	})
