@@ -28,7 +28,9 @@ type Issuance struct {
 	// Deciding is the approval that this issuance executes, 0 if none; STORE
 	// moves it from approved to executed or refuses as stale.
 	Approval int64
-	Entries  []ledger.Entry // certificate.issued first
+	// Entries begin with certificate.issued, or with the device.registered of
+	// Unit.New and then certificate.issued; unit.issued follows.
+	Entries []ledger.Entry
 }
 
 // Change is how an issuance changes its device. Slot's current credential
@@ -79,8 +81,10 @@ func (*KeyConflict) Error() string { return "the key is already in the register"
 type UnitIssue struct {
 	Order   int64
 	Station int64
-	// New registers the device of the certificate, which must not exist yet. Nil
-	// when it does: then Issuance.Change names it, and Replaces its last unit.
+	// New registers the device of the certificate, which must not exist yet
+	// (fault.UnitSerialTaken). It is the row as it is after the issuance: version
+	// 2, its slot naming the credential. Issuance.Change is nil then. Nil when the
+	// device does exist: then Issuance.Change names it, and Replaces its last unit.
 	New *Device
 	// Replaces is the unit of the same device that ends with this one (rework, board
 	// swap): its credential is revoked, its chip stays used, and this one counts
@@ -88,7 +92,8 @@ type UnitIssue struct {
 	// certificate.revoked entries after those of the issuance, and the device's
 	// version grows by one for each of them.
 	Replaces       CredentialID
-	ReplacesReason int   // CRL reason
+	ReplacesReason int    // CRL reason
+	ReplacesNote   string // why, in words: the reason of the unit that ends
 	Chip           int64 // used by this unit from now on; 0: none
 	Nonce          NonceRef
 	ConfirmNonce   [32]byte // what the device signs to confirm
