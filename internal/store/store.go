@@ -51,6 +51,7 @@ type Store struct {
 
 	keys      keys
 	feed      feed
+	staging   staging
 	committer committer
 	gather    gatherer
 

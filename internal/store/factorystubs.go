@@ -1,0 +1,5 @@
+package store
+
+import "errors"
+
+var errLater = errors.New("store: not here yet")
