@@ -94,7 +94,7 @@ type UnitIssue struct {
 	Replaces       CredentialID
 	ReplacesReason int    // CRL reason
 	ReplacesNote   string // why, in words: the reason of the unit that ends
-	Chip           int64 // used by this unit from now on; 0: none
+	Chip           int64  // used by this unit from now on; 0: none
 	Nonce          NonceRef
 	ConfirmNonce   [32]byte // what the device signs to confirm
 	Reference      string   // the station's or MES's own name of the unit, an idempotency key; empty: none
