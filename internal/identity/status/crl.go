@@ -45,6 +45,12 @@ func (p *published) get(key shardKey) *CRL {
 	return p.lists[key]
 }
 
+func (p *published) forget(key shardKey) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.lists, key)
+}
+
 // keep remembers a list unless a newer one is known.
 func (p *published) keep(c *CRL) {
 	p.mu.Lock()
@@ -253,8 +259,9 @@ func (s *Service) publish(ctx context.Context, actor string, lease ledger.Lease,
 	at.changed = false
 	at.mu.Unlock()
 	if c.Entries > collectFrom {
-		// The list before the published one is garbage by now. Without this it,
-		// the published one and the new one would all be in memory.
+		// Who asks for the published list while the new one is made reads it from
+		// the store; without this both would be in memory.
+		s.published.forget(of.shardKey)
 		runtime.GC()
 	}
 	c.DER, err = issuing.SignCRL(iss, issuing.CRL{
