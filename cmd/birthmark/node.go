@@ -177,9 +177,13 @@ func (n *node) fresh() bool {
 // seconds.
 const maxBehind = 3 * time.Second
 
-// mayIssue stops issuing while the clock cannot be believed or the ledger's
-// checkpoints are stalled.
+// mayIssue stops issuing while the clock cannot be believed, the ledger's
+// checkpoints are stalled, or nothing can be stored: then what was stored last
+// is in doubt too, so that not even the same request is answered again.
 func (n *node) mayIssue() error {
+	if err := n.store.Writable(); err != nil {
+		return err
+	}
 	if err := n.clock.MayIssue(); err != nil {
 		return err
 	}

@@ -58,6 +58,10 @@ func (s *Store) write(ctx context.Context, fn func(*tx) error, entries ...ledger
 // errTryAgain marks a transaction that lost against another and may be repeated.
 var errTryAgain = errors.New("the transaction lost against another")
 
+// Writable says why nothing is written now, nil if something is: a sync failed,
+// the clock is off, or the store was opened for reading.
+func (s *Store) Writable() error { return s.mayWrite() }
+
 func (s *Store) mayWrite() error {
 	switch {
 	case s.broken.Load():
