@@ -157,9 +157,13 @@ func (r *Register) prepare(n NewDevice, products map[string]Product, now time.Ti
 // person may have to type it.
 var secretText = base32.NewEncoding("abcdefghijkmnpqrstuvwxyz23456789").WithPadding(base32.NoPadding)
 
-func (r *Register) newSecret() (string, error) {
+func (r *Register) newSecret() (string, error) { return NewSecret(r.rand) }
+
+// NewSecret returns a one-time secret of 160 random bits in a form that a person
+// can type.
+func NewSecret(random io.Reader) (string, error) {
 	var raw [20]byte
-	if _, err := io.ReadFull(r.rand, raw[:]); err != nil {
+	if _, err := io.ReadFull(random, raw[:]); err != nil {
 		return "", fmt.Errorf("one-time secret: %w", err)
 	}
 	return secretText.EncodeToString(raw[:]), nil

@@ -11,10 +11,12 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"io"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/format/station"
 )
 
 // URI is the statement key in the keystore.
@@ -48,6 +50,9 @@ func New(key crypto.MessageSigner, certificate []byte, random io.Reader) (*Signe
 // PublicKey returns the DER SubjectPublicKeyInfo.
 func (s *Signer) PublicKey() []byte { return s.spki }
 
+// Key returns the key, for formats that sign on their own.
+func (s *Signer) Key() crypto.Signer { return s.key }
+
 // Certificate returns the DER certificate of the key.
 func (s *Signer) Certificate() []byte { return s.certificate }
 
@@ -68,4 +73,52 @@ func Verify(spki, statement, signature []byte) error {
 		return fault.New(fault.BundleSignature)
 	}
 	return nil
+}
+
+// SignNonces signs a block of nonces for a line without a link.
+func (s *Signer) SignNonces(ctx context.Context, n *station.Nonces) (err error) {
+	n.Signature, err = s.signJSON(ctx, unsignedNonces(*n))
+	return err
+}
+
+// VerifyNonces checks the signature of a block of nonces.
+func VerifyNonces(spki []byte, n *station.Nonces) error {
+	return verifyJSON(spki, unsignedNonces(*n), n.Signature)
+}
+
+func unsignedNonces(n station.Nonces) station.Nonces {
+	n.Signature = nil
+	return n
+}
+
+// SignReply signs the reply to a batch.
+func (s *Signer) SignReply(ctx context.Context, r *station.Reply) (err error) {
+	r.Signature, err = s.signJSON(ctx, unsignedReply(*r))
+	return err
+}
+
+// VerifyReply checks the signature of the reply to a batch.
+func VerifyReply(spki []byte, r *station.Reply) error {
+	return verifyJSON(spki, unsignedReply(*r), r.Signature)
+}
+
+func unsignedReply(r station.Reply) station.Reply {
+	r.Signature = nil
+	return r
+}
+
+func (s *Signer) signJSON(ctx context.Context, v any) ([]byte, error) {
+	statement, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return s.Sign(ctx, statement)
+}
+
+func verifyJSON(spki []byte, v any, signature []byte) error {
+	statement, err := json.Marshal(v)
+	if err != nil {
+		return fault.Wrap(fault.BundleInvalid, err)
+	}
+	return Verify(spki, statement, signature)
 }
