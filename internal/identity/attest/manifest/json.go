@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"unicode/utf8"
 )
@@ -35,7 +34,7 @@ func members(data []byte, f func(name string, value []byte) error) error {
 			return 0, errJSON
 		}
 		if slices.ContainsFunc(names, func(b []byte) bool { return bytes.Equal(b, name) }) {
-			return 0, fmt.Errorf("the member %.32q is there twice", name)
+			return 0, bad("the member %.32q is there twice", name)
 		}
 		names = append(names, name)
 		n += space(rest[n:])

@@ -217,8 +217,14 @@ func (im *importing) read() error {
 		return im.birthmark()
 	case Microchip:
 		return im.microchip()
+	case Espressif:
+		return im.espressif()
+	case TPMEK:
+		return im.tpmEK()
 	case CSV:
 		return im.csv()
+	case NDJSON:
+		return im.ndjson()
 	}
 	return fault.New(fault.ManifestFormat, fmt.Sprintf("the format %q is not read yet", im.Format))
 }

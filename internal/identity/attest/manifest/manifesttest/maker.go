@@ -209,3 +209,9 @@ func (m *Maker) WriteCSV(w io.Writer, first, n int64) error {
 	}
 	return nil
 }
+
+// Issue returns a certificate of any form from the CA that issues chips'
+// certificates.
+func (m *Maker) Issue(cert *x509.Certificate, key *ecdsa.PublicKey) ([]byte, error) {
+	return x509.CreateCertificate(nil, cert, m.issuing.cert, key, m.issuing.key)
+}
