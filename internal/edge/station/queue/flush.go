@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/birthmark/birthmark/internal/edge/station/durable"
 	"github.com/birthmark/birthmark/internal/fault"
 )
 
@@ -32,10 +33,10 @@ func (q *Queue) Flush(ctx context.Context, send Send) (Flushed, error) {
 		return q.leave()
 	}
 	defer q.flushing.Unlock()
-	if !tryLockFile(q.turn) {
+	if !durable.TryLock(q.turn) {
 		return q.leave()
 	}
-	defer unlockFile(q.turn)
+	defer durable.Unlock(q.turn)
 	for {
 		numbers, items, err := q.next()
 		if err != nil || len(items) == 0 {

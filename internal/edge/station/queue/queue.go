@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/birthmark/birthmark/internal/edge/station/durable"
 	"github.com/birthmark/birthmark/internal/fault"
 )
 
@@ -106,10 +107,10 @@ func (q *Queue) Close() {
 func (q *Queue) act(do func() error) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if err := lockFile(q.lock); err != nil {
+	if err := durable.Lock(q.lock); err != nil {
 		return fault.Wrap(fault.StationQueue, err)
 	}
-	defer unlockFile(q.lock)
+	defer durable.Unlock(q.lock)
 	if err := q.refresh(); err != nil {
 		return err
 	}
@@ -149,7 +150,7 @@ func (q *Queue) begin() error {
 		_ = q.file.Truncate(0)
 		return fault.Wrap(fault.StationQueue, err)
 	}
-	if err := errors.Join(q.file.Truncate(int64(headerLen)), q.file.Sync(), syncFolder(filepath.Dir(q.path))); err != nil {
+	if err := errors.Join(q.file.Truncate(int64(headerLen)), q.file.Sync(), durable.SyncFolder(filepath.Dir(q.path))); err != nil {
 		return fault.Wrap(fault.StationQueue, err)
 	}
 	q.header, q.size, q.last, q.waiting = [headerLen]byte([]byte(header)), int64(headerLen), 0, nil

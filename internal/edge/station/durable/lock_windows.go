@@ -1,4 +1,4 @@
-package queue
+package durable
 
 import (
 	"os"
@@ -6,20 +6,21 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lockFile waits until no other process holds the file.
-func lockFile(f *os.File) error {
+// Lock waits until no other process holds the file.
+func Lock(f *os.File) error {
 	return windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, new(windows.Overlapped))
 }
 
-// tryLockFile reports whether it has the file now.
-func tryLockFile(f *os.File) bool {
+// TryLock reports whether it has the file now.
+func TryLock(f *os.File) bool {
 	const now = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY
 	return windows.LockFileEx(windows.Handle(f.Fd()), now, 0, 1, 0, new(windows.Overlapped)) == nil
 }
 
-func unlockFile(f *os.File) {
+// Unlock lets others have it.
+func Unlock(f *os.File) {
 	_ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, new(windows.Overlapped)) // closing does it, too
 }
 
-// syncFolder does nothing: names on NTFS are in its journal.
-func syncFolder(string) error { return nil }
+// SyncFolder does nothing: names on NTFS are in its journal.
+func SyncFolder(string) error { return nil }
