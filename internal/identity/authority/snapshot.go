@@ -62,6 +62,12 @@ func (r *Road) Values(d *device.Device) profile.Values {
 	}
 }
 
+// StationValues returns what the register knows of a station, for its
+// certificate.
+func (r *Road) StationValues(name, site string) profile.Values {
+	return profile.Values{CommonName: name, Site: site, Organization: r.organization}
+}
+
 // Product returns a product by its id.
 func (s *Snapshot) Product(id int64) (device.Product, bool) {
 	p, ok := s.products[id]

@@ -76,6 +76,10 @@ type Enroller struct {
 	verifier    *chain.Verifier
 	line        *Line
 	trust       atomic.Pointer[trust] // pools of the newest snapshot
+	sessions    sessions
+	blocks      blocks
+	refreshes   refreshes
+	raising     chan struct{} // a token for each alarm that is being written
 }
 
 // New returns an Enroller.
@@ -93,6 +97,7 @@ func New(c Config) (*Enroller, error) {
 	return &Enroller{
 		devices: c.Devices, authorities: c.Authorities, approvals: c.Approvals,
 		mayIssue: c.MayIssue, now: c.Now, log: c.Logger, verifier: verifier, line: c.Line,
+		raising: make(chan struct{}, maxRaising),
 	}, nil
 }
 
@@ -208,6 +213,9 @@ func (e *Enroller) decide(ctx context.Context, plane *authority.Snapshot, r *Req
 		if err := e.checkCredential(ctx, plane, r, d, csr); err != nil {
 			return nil, err
 		}
+	}
+	if p.RequireHardware && d.keyKind() != device.KeyHardware {
+		return nil, fault.New(fault.ChipProofMissing, "the profile wants a key that is proven to live in a chip")
 	}
 	if p.RequireApproval {
 		if err := e.checkApproval(ctx, d, csr); err != nil {
@@ -356,12 +364,12 @@ func (e *Enroller) checkCredential(ctx context.Context, plane *authority.Snapsho
 	if q.foreign {
 		return nil
 	}
-	return e.confirm(ctx, plane, q.credential)
+	return e.confirm(ctx, plane, q.credential, deviceActor(q.device.ID))
 }
 
 // confirm notes that a certificate has been used: its key lives in the device
 // and its predecessor is done with.
-func (e *Enroller) confirm(ctx context.Context, plane *authority.Snapshot, c *device.Credential) error {
+func (e *Enroller) confirm(ctx context.Context, plane *authority.Snapshot, c *device.Credential, actor string) error {
 	if !c.ConfirmedAt.IsZero() {
 		return nil
 	}
@@ -371,7 +379,7 @@ func (e *Enroller) confirm(ctx context.Context, plane *authority.Snapshot, c *de
 		return err
 	}
 	return e.devices.Confirm(ctx, device.Confirmation{ID: c.ID, At: now, Ends: ends}, ledger.Entry{
-		Kind: ledger.CertificateUsed, At: now, Actor: deviceActor(c.Device), Body: confirmedBody(c),
+		Kind: ledger.CertificateUsed, At: now, Actor: actor, Body: confirmedBody(c),
 	})
 }
 
@@ -451,7 +459,7 @@ func (e *Enroller) issue(ctx context.Context, d *decision, csr *request.Request)
 		ID: certSerial.ID, CertSerial: certSerial.Bytes, Authority: d.road.Authority.ID, Profile: d.road.Version.ID,
 		Kind: string(d.road.Profile.Kind), Purpose: d.purpose, Device: q.device.ID,
 		Product: q.device.Product, Site: q.device.Site, Owner: q.device.Owner,
-		State: device.Issued, KeyKind: device.KeySoftware, NotBefore: notBefore, NotAfter: notAfter,
+		State: device.Issued, KeyKind: d.keyKind(), NotBefore: notBefore, NotAfter: notAfter,
 		SPKIDigest: csr.SPKIDigest, Idempotency: d.idempotency, Previous: q.device.Current[d.slot],
 		IssuedAt: now, DER: der,
 	}
@@ -467,6 +475,15 @@ func (e *Enroller) issue(ctx context.Context, d *decision, csr *request.Request)
 	}
 	i.Entries = []ledger.Entry{{Kind: ledger.CertificateIssued, At: now, Actor: deviceActor(q.device.ID), Body: issuedBody(&i, d)}}
 	return e.devices.StoreIssuance(ctx, i)
+}
+
+// keyKind says where the key lives, as far as it was proven: a key that is kept
+// stays what it was, so that an injected one is marked for ever.
+func (d *decision) keyKind() device.KeyKind {
+	if d.sameKeyAs != 0 {
+		return d.requester.credential.KeyKind
+	}
+	return device.KeySoftware
 }
 
 // stateAfter is the device's state once it has the certificate: an operational

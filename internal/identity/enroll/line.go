@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
+	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/pki/keypool"
@@ -27,15 +30,15 @@ type Line struct {
 // LineStore is what the road needs of the factory's record. Contracts as in
 // factory.Store.
 type LineStore interface {
-	Station(ctx context.Context, s access.Scope, id int64) (factory.Station, error)
 	StationByCode(ctx context.Context, codeHash [32]byte) (factory.Station, error)
 	ChipID(vendor, uid string) int64
 	Chip(ctx context.Context, id int64) (factory.Chip, error)
 	FindChips(ctx context.Context, uid string) ([]factory.Chip, error)
 	NonceBlock(ctx context.Context, id int64) (factory.NonceBlock, error)
 	Unit(ctx context.Context, s access.Scope, id device.CredentialID) (factory.Unit, error)
-	UnitByReference(ctx context.Context, order int64, reference string) (factory.Unit, error)
 	WrappedKey(ctx context.Context, id device.CredentialID) ([]byte, error)
+	// OrderByNumber finds orders that are closed, too, which no plane has.
+	OrderByNumber(ctx context.Context, s access.Scope, number string) (factory.Order, error)
 }
 
 // Planes gives the factory's part of the control plane.
@@ -50,9 +53,10 @@ type Keys interface {
 	Take(ctx context.Context, t profile.KeyType) (*keypool.Key, error)
 }
 
-// Alarms takes what a person must look at. Raise neither fails nor waits.
+// Alarms takes what a person must look at. Raise does not fail the act that
+// found it; factory.Service has it.
 type Alarms interface {
-	Raise(a factory.Alarm)
+	Raise(ctx context.Context, actor string, a factory.Alarm)
 }
 
 func (l *Line) check() error {
@@ -62,5 +66,80 @@ func (l *Line) check() error {
 	return nil
 }
 
-// errNoLine is what an installation without a production line answers.
-func errNoLine() error { return fault.New(fault.StationCertificate) }
+// maxRaising is how many alarms are being written at once. The unit that caused
+// one does not wait for it; what is beyond is in the log alone.
+const maxRaising = 16
+
+// raise raises an alarm beside the answer.
+func (e *Enroller) raise(ctx context.Context, actor string, a factory.Alarm) {
+	select {
+	case e.raising <- struct{}{}:
+	default:
+		e.log.WarnContext(ctx, "too many alarms at once", "kind", a.Kind, "message", a.Message)
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	go func() {
+		defer func() { <-e.raising }()
+		e.line.Alarms.Raise(ctx, actor, a)
+	}()
+}
+
+// refreshes bounds how often a refusal makes us read the control plane anew: the
+// change feed brings what other nodes changed, this only bridges the moment.
+type refreshes struct{ newest atomic.Int64 }
+
+const refreshEvery = time.Second
+
+func (r *refreshes) allow(now time.Time) bool {
+	newest, at := r.newest.Load(), now.UnixNano()
+	if age := at - newest; age >= 0 && age < int64(refreshEvery) {
+		return false
+	}
+	return r.newest.CompareAndSwap(newest, at)
+}
+
+// control is the control plane of one epoch: both of its parts.
+type control struct {
+	*authority.Snapshot
+	line *factory.Plane
+}
+
+// controlAfter returns both parts of the control plane at one epoch, newer than
+// the given one if there is a newer one. -1 takes what is in the process.
+func (e *Enroller) controlAfter(ctx context.Context, epoch int64) (control, error) {
+	snap, err := e.authorities.Snapshot(ctx)
+	if err == nil && snap.Epoch <= epoch {
+		snap, err = e.authorities.RefreshAfter(ctx, epoch)
+	}
+	for range decideTries {
+		if err != nil {
+			return control{}, err
+		}
+		line, err := e.line.Planes.Plane(ctx, snap.Epoch)
+		if err != nil {
+			return control{}, err
+		}
+		if line.Epoch == snap.Epoch {
+			return control{snap, line}, nil
+		}
+		if snap, err = e.authorities.RefreshAfter(ctx, snap.Epoch); err != nil {
+			return control{}, err
+		}
+	}
+	return control{}, fault.New(fault.IssuanceBusy)
+}
+
+// newestRoad returns the way to certificates under the newest profile of a kind.
+func (c control) newestRoad(kind profile.Kind) (*authority.Road, error) {
+	var newest *authority.Road
+	for _, r := range c.Roads() {
+		if r.Profile != nil && r.Profile.Kind == kind && (newest == nil || r.Version.ID > newest.Version.ID) {
+			newest = r
+		}
+	}
+	if newest == nil {
+		return nil, fault.New(fault.ProfileUnknown, "of kind", string(kind))
+	}
+	return newest, newest.Err()
+}

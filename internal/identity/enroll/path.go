@@ -68,6 +68,12 @@ func (e *Enroller) byForeign(ctx context.Context, plane *authority.Snapshot, pre
 	if issuer == nil {
 		return nil, fault.New(fault.RequesterCertificate)
 	}
+	if q, err := e.byAdopted(ctx, leaf); q != nil || err != nil {
+		if q != nil {
+			q.issuer = issuer.Name
+		}
+		return q, err
+	}
 	deviceSerial := serialOf(leaf)
 	if device.CheckSerial(deviceSerial) != nil {
 		return nil, fault.New(fault.RequesterCertificate)
@@ -83,6 +89,33 @@ func (e *Enroller) byForeign(ctx context.Context, plane *authority.Snapshot, pre
 		CertSerial: leaf.SerialNumber.Bytes(), Kind: "idevid", Device: d.ID,
 		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, SPKIDigest: sha256.Sum256(leaf.RawSubjectPublicKeyInfo), DER: leaf.Raw,
 	}}, nil
+}
+
+// byAdopted finds the device whose initial identity is this very certificate of a
+// chip maker: it is on record under a number of ours, so it is looked up by its
+// key. It returns nothing when none has it.
+func (e *Enroller) byAdopted(ctx context.Context, leaf *x509.Certificate) (*requester, error) {
+	c, err := e.devices.CredentialBySPKI(ctx, access.Everything(), sha256.Sum256(leaf.RawSubjectPublicKeyInfo))
+	if fault.Has(err, fault.CredentialUnknown) || err == nil && !bytes.Equal(c.DER, leaf.Raw) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.Device == 0 {
+		return nil, fault.New(fault.RequesterCertificate)
+	}
+	if c.State == device.Revoked || c.State == device.Held {
+		return nil, fault.New(fault.CredentialRevoked)
+	}
+	d, err := e.devices.Device(ctx, access.Everything(), c.Device)
+	if err != nil {
+		return nil, err
+	}
+	if d.Current[device.IDevIDSlot] != c.ID {
+		return nil, fault.New(fault.CredentialSuperseded)
+	}
+	return &requester{device: d, credential: &c, foreign: true}, nil
 }
 
 // foreignIssuer returns the imported authority on the path whose key is not
