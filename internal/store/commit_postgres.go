@@ -21,7 +21,8 @@ import (
 // counters and the ledger's head are locked only in the second, so that the
 // next group decides while this one syncs. What rarely fails (epoch, lease,
 // approval) is checked beside the first trip; if it did fail, the group starts
-// over without the member.
+// over without the member. A group with units has a trip before: it locks and
+// reads the rows of the factory (unit_postgres.go).
 
 // pgGroup is a group on its way into PostgreSQL.
 type pgGroup struct {
@@ -33,6 +34,7 @@ type pgGroup struct {
 	won        map[device.CredentialID]bool // key is this member's
 	changed    map[device.CredentialID]bool // device changed for this member
 	superseded map[device.CredentialID]*device.Credential
+	pgFloor
 }
 
 // errOver says that the group starts over, with fewer members.
@@ -58,9 +60,16 @@ func (g *pgGroup) store(ctx context.Context) error {
 		return err
 	}
 	for len(g.live) > 0 {
-		err := g.decide(ctx)
+		err := g.enter(ctx)
+		if err == nil {
+			err = g.decide(ctx)
+		}
 		if err == nil {
 			g.settle()
+			err = g.replaceAll(ctx)
+		}
+		if err == nil {
+			g.gather()
 			err = g.finish(ctx)
 		}
 		if err == nil {
@@ -98,10 +107,12 @@ FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::bigint[])
 JOIN credential c ON c.id = i.same AND c.spki = i.spki AND c.device = i.device
 WHERE k.id = i.id AND k.credential = i.same RETURNING i.credential`
 	pgChangeDevices = `UPDATE device d SET version = d.version + 1, state = i.state, slots = replace(d.slots, i.old_slot, '') || i.slot, changed_at = i.at,
-secret_spent_at = CASE WHEN i.spki IS NULL THEN d.secret_spent_at ELSE i.at END, secret_spki = COALESCE(i.spki, d.secret_spki)
-FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bytea[], $8::bigint[], $9::bigint[])
-  AS i(id, version, state, old_slot, slot, at, spki, key, credential), spki_key k
-WHERE d.id = i.id AND d.version = i.version AND k.id = i.key AND k.credential = i.credential RETURNING i.credential`
+secret_spent_at = CASE WHEN i.spki IS NULL THEN d.secret_spent_at ELSE i.at END, secret_spki = COALESCE(i.spki, d.secret_spki),
+order_id = CASE WHEN i.line = 0 THEN d.order_id ELSE i.line END, chip = CASE WHEN i.line = 0 THEN d.chip ELSE i.chip END
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+  AS i(id, version, state, old_slot, slot, at, spki, key, credential, line, chip), spki_key k
+WHERE d.id = i.id AND d.version = i.version AND k.id = i.key AND k.credential = i.credential
+RETURNING i.credential, d.order_id, CASE WHEN d.order_id = 0 THEN '' ELSE d.slots END`
 )
 
 // decide is the first trip.
@@ -112,11 +123,16 @@ func (g *pgGroup) decide(ctx context.Context) error {
 	leases := make(map[int64]leaseRow)
 	approved := make(map[int64]bool)
 	b := &pgx.Batch{}
-	b.Queue("BEGIN")
-	b.Queue("SELECT epoch FROM control WHERE id = 1 FOR SHARE").QueryRow(func(r pgx.Row) error { return r.Scan(&epoch) })
+	if !g.entered {
+		b.Queue("BEGIN")
+	}
+	b.Queue(g.lockControl()).QueryRow(func(r pgx.Row) error { return r.Scan(&epoch) })
 	g.queueChecks(b, leases, approved)
 	g.queueKeys(b)
+	g.queueNewDevices(b)
 	g.queueDevices(b)
+	g.queueConfirmations(b)
+	g.queueOvertaken(b)
 	g.queueSuperseded(b)
 	if err := g.c.SendBatch(ctx, b).Close(); err != nil {
 		return pgFault(err)
@@ -130,6 +146,9 @@ type leaseRow struct{ fence, size, closed int64 }
 func (g *pgGroup) queueChecks(b *pgx.Batch, leases map[int64]leaseRow, approved map[int64]bool) {
 	var ids, approvals []int64
 	for _, p := range g.live {
+		if p.confirm != nil {
+			continue
+		}
 		if !slices.Contains(ids, p.Lease.ID) {
 			ids = append(ids, p.Lease.ID)
 		}
@@ -159,6 +178,9 @@ func (g *pgGroup) queueChecks(b *pgx.Batch, leases map[int64]leaseRow, approved 
 func (g *pgGroup) judge(epoch int64, leases map[int64]leaseRow, approved map[int64]bool) error {
 	before := len(g.live)
 	g.live = slices.DeleteFunc(g.live, func(p *pending) bool {
+		if p.confirm != nil {
+			return false
+		}
 		l, ok := leases[p.Lease.ID]
 		id := int64(p.Credential.ID)
 		if !ok || l.closed != 0 || l.fence != p.Lease.Fence || id < p.Lease.ID || id >= p.Lease.ID+l.size {
@@ -187,6 +209,9 @@ func (g *pgGroup) queueKeys(b *pgx.Batch) {
 		digests                  [][]byte
 	}
 	for _, p := range g.live {
+		if !g.issues(p) {
+			continue
+		}
 		c := &p.Credential
 		if p.SameKeyAs == 0 {
 			rows, ids = append(rows, p.keyRow), append(ids, int64(c.ID))
@@ -220,7 +245,7 @@ func eachID(rs pgx.Rows, fn func(id int64)) error {
 
 func (g *pgGroup) queueDevices(b *pgx.Batch) {
 	order := slices.Clone(g.live)
-	order = slices.DeleteFunc(order, func(p *pending) bool { return p.Change == nil })
+	order = slices.DeleteFunc(order, func(p *pending) bool { return !g.issues(p) || p.Change == nil })
 	slices.SortStableFunc(order, func(x, y *pending) int { return int(min(max(x.Change.ID-y.Change.ID, -1), 1)) })
 	n := len(order)
 	if n == 0 {
@@ -229,8 +254,12 @@ func (g *pgGroup) queueDevices(b *pgx.Batch) {
 	ids, versions, states, ats := make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
 	keys, credentials := make([]int64, n), make([]int64, n)
 	olds, slots, spkis := make([]string, n), make([]string, n), make([][]byte, n)
+	orders, chips := make([]int64, n), make([]int64, n) // 0: as they are
 	for i, p := range order {
 		ch := p.Change
+		if p.Unit != nil {
+			orders[i], chips[i] = p.Unit.Order, p.Unit.Chip
+		}
 		ids[i], versions[i], states[i], ats[i] = int64(ch.ID), ch.Version, int64(ch.State), micros(p.Credential.IssuedAt)
 		keys[i], credentials[i] = p.keyRow, int64(p.Credential.ID)
 		olds[i], slots[i] = p.oldSlot, p.slot
@@ -238,16 +267,27 @@ func (g *pgGroup) queueDevices(b *pgx.Batch) {
 			spkis[i] = ch.SpendSPKI[:]
 		}
 	}
-	b.Queue(pgChangeDevices, ids, versions, states, olds, slots, ats, spkis, keys, credentials).Query(func(rs pgx.Rows) error {
-		return eachID(rs, func(id int64) { g.changed[device.CredentialID(id)] = true })
+	b.Queue(pgChangeDevices, ids, versions, states, olds, slots, ats, spkis, keys, credentials, orders, chips).Query(func(rs pgx.Rows) error {
+		for rs.Next() {
+			var id, line int64
+			var slots string
+			if err := rs.Scan(&id, &line, &slots); err != nil {
+				return err
+			}
+			g.changed[device.CredentialID(id)] = true
+			if line != 0 {
+				g.ofOrders[device.CredentialID(id)] = slots
+			}
+		}
+		return nil
 	})
 }
 
 func (g *pgGroup) queueSuperseded(b *pgx.Batch) {
 	var ids []int64
 	for _, p := range g.live {
-		if p.Change != nil && p.Change.Supersedes != 0 {
-			ids = append(ids, int64(p.Change.Supersedes))
+		if id := p.supersedes(); id != 0 && g.issues(p) {
+			ids = append(ids, int64(id))
 		}
 	}
 	if len(ids) == 0 {
@@ -269,19 +309,19 @@ func (g *pgGroup) queueSuperseded(b *pgx.Batch) {
 // settle says who is in.
 func (g *pgGroup) settle() {
 	for _, p := range g.live {
-		if g.won[p.Credential.ID] && (p.Change == nil || g.changed[p.Credential.ID]) {
+		if g.issues(p) && g.won[p.Credential.ID] && (p.Change == nil && p.newDevice == nil || g.changed[p.Credential.ID]) && g.stationChanged(p) {
 			g.accept(p)
 		}
 	}
 	for _, p := range g.live {
-		if !p.stored || p.Change == nil {
+		if !p.stored || p.confirm != nil {
 			continue
 		}
-		if old := g.superseded[p.Change.Supersedes]; old != nil && old.State != device.Superseded {
-			g.supersede(old)
+		if old := g.superseded[p.supersedes()]; old != nil && old.State != device.Superseded {
+			g.moved(old, device.Superseded)
 		}
 	}
-	g.gather()
+	g.settleFloor()
 }
 
 // finish is the second trip.
@@ -299,6 +339,7 @@ func (g *pgGroup) finish(ctx context.Context) error {
 	g.queueUndo(b)
 	g.queueApprovals(b)
 	g.queueCredentials(b)
+	g.queueFloor(b)
 	g.queueTallies(b)
 	g.queueLedger(b)
 	b.Queue("COMMIT").Exec(func(tag pgconn.CommandTag) error {
@@ -312,6 +353,9 @@ func (g *pgGroup) finish(ctx context.Context) error {
 		return pgFault(err)
 	}
 	i := slices.IndexFunc(g.live, func(p *pending) bool { return p.stored })
+	if c := g.live[i].confirm; c != nil {
+		return g.e.resolve(ctx, err, "SELECT count(*) FROM unit WHERE id = $1 AND confirmed_at = $2", int64(c.ID), micros(c.At))
+	}
 	return g.e.resolve(ctx, err, "SELECT count(*) FROM credential WHERE id = $1 AND cert_serial = $2",
 		int64(g.live[i].Credential.ID), g.live[i].Credential.CertSerial)
 }
@@ -320,7 +364,7 @@ func (g *pgGroup) finish(ctx context.Context) error {
 func (g *pgGroup) queueUndo(b *pgx.Batch) {
 	var fresh []int64
 	for _, p := range g.live {
-		if p.stored || !g.won[p.Credential.ID] {
+		if p.stored || !g.issues(p) || !g.won[p.Credential.ID] {
 			continue
 		}
 		if p.SameKeyAs == 0 {
@@ -378,10 +422,13 @@ INSERT INTO ledger_batch (id, size, classes, leaves) SELECT first, $1, $2, $3 FR
 func (g *pgGroup) queueCredentials(b *pgx.Batch) {
 	counts := make(map[int64]int64)
 	for _, p := range g.live {
-		if p.stored {
+		if p.stored && p.confirm == nil {
 			p.Credential.AuthorityIndex = counts[p.Credential.Authority] // from the group's first, for now
 			counts[p.Credential.Authority]++
 		}
+	}
+	if len(counts) == 0 {
+		return
 	}
 	authorities, ns := make([]int64, 0, len(counts)), make([]int64, 0, len(counts))
 	for a, n := range counts {
@@ -397,7 +444,7 @@ func (g *pgGroup) queueCredentials(b *pgx.Batch) {
 			first[a] = next - counts[a]
 		}
 		for _, p := range g.live {
-			if p.stored {
+			if p.stored && p.confirm == nil {
 				p.Credential.AuthorityIndex += first[p.Credential.Authority]
 			}
 		}
@@ -405,7 +452,7 @@ func (g *pgGroup) queueCredentials(b *pgx.Batch) {
 	})
 	var w credentialArrays
 	for _, p := range g.live {
-		if p.stored {
+		if p.stored && p.confirm == nil {
 			w.add(&p.Credential, counts[p.Credential.Authority]-p.Credential.AuthorityIndex)
 		}
 	}
@@ -460,7 +507,7 @@ func (g *pgGroup) queueLedger(b *pgx.Batch) {
 // that nobody has any more was that of a member that failed for its device.
 func (g *pgGroup) findHolders(ctx context.Context) error {
 	for _, p := range g.live {
-		if p.stored || g.won[p.Credential.ID] {
+		if p.stored || !g.issues(p) || g.won[p.Credential.ID] {
 			continue
 		}
 		var holder device.Credential

@@ -24,6 +24,8 @@ const (
 	insertKey    = "INSERT INTO spki_key (id, credential) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 	changeDevice = `UPDATE device SET version = version + 1, state = $3, slots = replace(slots, $4, '') || $5, changed_at = $6
 WHERE id = $1 AND version = $2`
+	changeUnit = `UPDATE device SET version = version + 1, state = $3, slots = replace(slots, $4, '') || $5, changed_at = $6,
+order_id = $7, chip = $8 WHERE id = $1 AND version = $2`
 	changeAndSpend = `UPDATE device SET version = version + 1, state = $3, slots = replace(slots, $4, '') || $5, changed_at = $6,
 secret_spent_at = $6, secret_spki = $7 WHERE id = $1 AND version = $2`
 )
@@ -36,6 +38,9 @@ type liteGroup struct {
 	leases map[device.LeaseRef]leaseSpan
 	next   map[int64]int64 // next index of each authority
 	undo   []func() error
+	floor  *floor
+	// control says that a member changed the control plane.
+	control bool
 }
 
 // leaseSpan is the part of a lease row that STORE checks.
@@ -49,14 +54,15 @@ func (e *liteEngine) commitGroup(ctx context.Context, g *group) error {
 	if err != nil {
 		return err
 	}
-	l := &liteGroup{group: g, c: e.writer, leases: make(map[device.LeaseRef]leaseSpan), next: make(map[int64]int64)}
+	l := &liteGroup{group: g, c: e.writer, leases: make(map[device.LeaseRef]leaseSpan), next: make(map[int64]int64), floor: newFloor(e.writer)}
 	if err := l.run(ctx); err != nil {
 		t.rollback()
 		return err
 	}
 	if g.leaves.size == 0 {
 		t.rollback() // nobody was accepted, so nothing is different
-		return nil
+		// What the members are told rests on commits that may still be synced.
+		return e.wal.wait(g.release)
 	}
 	if err := t.commitUnsynced(ctx); err != nil {
 		return err
@@ -69,13 +75,20 @@ func (g *liteGroup) run(ctx context.Context) error {
 		return err
 	}
 	for _, p := range g.members {
-		if err := g.member(ctx, p); err != nil {
+		step := g.member
+		if p.confirm != nil {
+			step = g.confirmation
+		}
+		if err := step(ctx, p); err != nil {
 			return err
 		}
 	}
 	g.gather()
 	if g.leaves.size == 0 {
 		return nil
+	}
+	if err := g.writeFloor(ctx); err != nil {
+		return err
 	}
 	for authority, next := range g.next {
 		if _, err := g.c.exec(ctx, `INSERT INTO authority_counter (authority, next_index) VALUES ($1, $2)
@@ -105,7 +118,7 @@ func (g *liteGroup) member(ctx context.Context, p *pending) error {
 		return nil
 	}
 	g.undo = g.undo[:0]
-	for _, step := range []func(context.Context, *pending) (bool, error){g.approval, g.key, g.device, g.credential} {
+	for _, step := range []func(context.Context, *pending) (bool, error){g.admit, g.approval, g.key, g.device, g.station, g.credential} {
 		ok, err := step(ctx, p)
 		if err != nil {
 			return err
@@ -115,6 +128,11 @@ func (g *liteGroup) member(ctx context.Context, p *pending) error {
 		}
 	}
 	g.accept(p)
+	if p.Unit != nil {
+		if err := g.unit(ctx, p); err != nil {
+			return err
+		}
+	}
 	return g.retire(ctx, p)
 }
 
@@ -215,6 +233,9 @@ func (g *liteGroup) keyTaken(ctx context.Context, p *pending) error {
 
 func (g *liteGroup) device(ctx context.Context, p *pending) (bool, error) {
 	ch := p.Change
+	if p.newDevice != nil {
+		return g.registers(ctx, p)
+	}
 	if ch == nil {
 		return true, nil
 	}
@@ -230,9 +251,12 @@ func (g *liteGroup) device(ctx context.Context, p *pending) (bool, error) {
 	at := micros(p.Credential.IssuedAt)
 	var n int64
 	var err error
-	if ch.SpendSPKI == nil {
+	switch {
+	case p.Unit != nil:
+		n, err = g.c.exec(ctx, changeUnit, int64(ch.ID), ch.Version, int64(ch.State), p.oldSlot, p.slot, at, p.Unit.Order, p.Unit.Chip)
+	case ch.SpendSPKI == nil:
 		n, err = g.c.exec(ctx, changeDevice, int64(ch.ID), ch.Version, int64(ch.State), p.oldSlot, p.slot, at)
-	} else {
+	default:
 		n, err = g.c.exec(ctx, changeAndSpend, int64(ch.ID), ch.Version, int64(ch.State), p.oldSlot, p.slot, at, ch.SpendSPKI[:])
 	}
 	return n == 1, err
@@ -260,11 +284,16 @@ func (g *liteGroup) credential(ctx context.Context, p *pending) (bool, error) {
 
 // retire marks the credential that an accepted member replaces.
 func (g *liteGroup) retire(ctx context.Context, p *pending) error {
-	if p.Change == nil || p.Change.Supersedes == 0 {
+	if p.activates() {
+		if err := g.activate(ctx, p); err != nil {
+			return err
+		}
+	}
+	if p.supersedes() == 0 {
 		return nil
 	}
 	var old device.Credential
-	err := scanCredential(g.c.row(ctx, selectCredential, int64(p.Change.Supersedes)), &old)
+	err := scanCredential(g.c.row(ctx, selectCredential, int64(p.supersedes())), &old)
 	if noRows(err) || err == nil && old.State != device.Issued && old.State != device.Confirmed {
 		return nil
 	}
@@ -272,7 +301,7 @@ func (g *liteGroup) retire(ctx context.Context, p *pending) error {
 		_, err = g.c.exec(ctx, "UPDATE credential SET state = $1 WHERE id = $2", int64(device.Superseded), int64(old.ID))
 	}
 	if err == nil {
-		g.supersede(&old)
+		g.moved(&old, device.Superseded)
 	}
 	return err
 }

@@ -5,22 +5,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 )
 
-// pending is an issuance that waits for its group. All that can be made ready
-// before is, in the caller's goroutine.
+// pending is an issuance, or the confirmation of a unit, that waits for its
+// group. All that can be made ready before is, in the caller's goroutine.
 type pending struct {
 	device.Issuance
+	confirm *factory.Confirmation // in place of an issuance
+	unitWork
 	keyRow  int64  // of the SPKI digest
 	slot    string // the new slot entry of the device
 	oldSlot string // the one it replaces
 	leaves  *batch
+	more    *batch // of entries that only the transaction knew
 
 	stored bool
+	again  bool // it was done before: neither stored nor refused
 	err    error
 	turn   chan bool // true: lead the next group; false: the outcome is set
 }
@@ -36,13 +42,18 @@ func (s *Store) StoreIssuance(ctx context.Context, i device.Issuance) (device.Cr
 	if err != nil {
 		return device.Credential{}, err
 	}
-	if err := s.committer.submit(ctx, p, s.commitGroup); err != nil {
+	if err := s.await(ctx, p); err != nil {
 		return device.Credential{}, err
 	}
-	if p.err != nil {
-		return device.Credential{}, p.err
-	}
 	return p.Credential, nil
+}
+
+// await queues a member and returns its outcome.
+func (s *Store) await(ctx context.Context, p *pending) error {
+	if err := s.committer.submit(ctx, p, s.commitGroup); err != nil {
+		return err
+	}
+	return p.err
 }
 
 // ready checks what the caller must have right and prepares the statements'
@@ -52,7 +63,7 @@ func (s *Store) ready(i device.Issuance) (*pending, error) {
 	if id, ok := s.openSerial(c.CertSerial); !ok || id != c.ID {
 		return nil, fmt.Errorf("certificate serial %x is not that of credential %d", c.CertSerial, c.ID)
 	}
-	if len(c.DER) == 0 || len(i.Entries) == 0 || i.Entries[0].Kind != ledger.CertificateIssued {
+	if len(c.DER) == 0 || !slices.ContainsFunc(i.Entries, func(e ledger.Entry) bool { return e.Kind == ledger.CertificateIssued }) {
 		return nil, errors.New("an issuance needs a certificate and its ledger entry")
 	}
 	if c.State != device.Issued && c.State != device.Confirmed {
@@ -69,6 +80,11 @@ func (s *Store) ready(i device.Issuance) (*pending, error) {
 		p.oldSlot = p.slot // nothing to replace: it is not there yet
 		if c.Previous != 0 {
 			p.oldSlot = formatSlot(ch.Slot, c.Previous)
+		}
+	}
+	if i.Unit != nil {
+		if err := s.readyUnit(p); err != nil {
+			return nil, err
 		}
 	}
 	var err error
@@ -131,7 +147,7 @@ type group struct {
 
 func newGroup(s *Store, waiting []*pending) *group {
 	for _, p := range waiting {
-		p.stored, p.err = false, nil
+		p.stored, p.again, p.err, p.more = false, false, nil, nil
 	}
 	return &group{s: s, members: waiting, tallies: make(map[tallyKey]int64)}
 }
@@ -147,14 +163,26 @@ func (g *group) accept(p *pending) {
 		t.tally(devicesByState, int64(ch.From), c.Product, c.Site, c.Owner, -1)
 		t.tally(devicesByState, int64(ch.State), c.Product, c.Site, c.Owner, 1)
 	}
+	if p.Unit != nil && p.Unit.New != nil {
+		t.tallyDevice(p.Unit.New, 1)
+	}
 }
 
-// supersede counts the credential that a member replaces out of its old state.
-func (g *group) supersede(old *device.Credential) {
+// supersedes returns the credential that a member retires, 0 for none: what a
+// unit replaces is revoked.
+func (p *pending) supersedes() device.CredentialID {
+	if p.Change == nil || p.Unit != nil && p.Unit.Replaces != 0 {
+		return 0
+	}
+	return p.Change.Supersedes
+}
+
+// moved counts a credential that a member changes out of its old state.
+func (g *group) moved(c *device.Credential, next device.CredentialState) {
 	t := tx{tallies: g.tallies}
-	t.tallyCredential(old, -1)
-	old.State = device.Superseded
-	t.tallyCredential(old, 1)
+	t.tallyCredential(c, -1)
+	c.State = next
+	t.tallyCredential(c, 1)
 }
 
 // conflict notes that a member's key belongs to a credential.
@@ -176,18 +204,26 @@ func (g *group) gather() {
 			n += len(p.leaves.leaves)
 		}
 	}
-	g.leaves.leaves = make([]byte, 0, n)
+	g.leaves = batch{leaves: make([]byte, 0, n)}
 	for _, p := range g.members {
-		if !p.stored {
-			continue
+		if p.stored {
+			g.leaves.join(p.leaves)
+			g.leaves.join(p.more)
 		}
-		for _, b := range p.leaves.beside {
-			g.leaves.beside = append(g.leaves.beside, besideLeaf{g.leaves.size + b.offset, b.Private})
-		}
-		g.leaves.leaves = append(g.leaves.leaves, p.leaves.leaves...)
-		g.leaves.size += p.leaves.size
-		g.leaves.classes |= p.leaves.classes
 	}
+}
+
+// join appends the leaves of another batch, if there is one.
+func (b *batch) join(o *batch) {
+	if o == nil {
+		return
+	}
+	for _, p := range o.beside {
+		b.beside = append(b.beside, besideLeaf{b.size + p.offset, p.Private})
+	}
+	b.leaves = append(b.leaves, o.leaves...)
+	b.size += o.size
+	b.classes |= o.classes
 }
 
 // conclude turns outcomes into what callers get, once the group is committed.
@@ -196,7 +232,7 @@ func (g *group) conclude() {
 		p.err = &device.KeyConflict{Existing: *holder}
 	}
 	for _, p := range g.members {
-		if !p.stored && p.err == nil {
+		if !p.stored && !p.again && p.err == nil {
 			p.err = device.ErrStale
 		}
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
-	"github.com/birthmark/birthmark/internal/identity/ledger"
 )
 
 // Units have no product, site and owner of their own: those of the certificate
@@ -186,9 +185,4 @@ AND closed_at <> 0 AND closed_at + grace <= $3 ORDER BY id LIMIT $4`, factory.Or
 		})
 	}
 	return list, err
-}
-
-// ConfirmUnit marks a unit as read back, by the group commit.
-func (s *Store) ConfirmUnit(ctx context.Context, c factory.Confirmation, entries ...ledger.Entry) error {
-	return errLater
 }

@@ -29,13 +29,20 @@ type unitRow struct {
 	shipped bool
 }
 
-func (u *unitRow) live() bool { return u.state == factory.UnitIssued || u.state == factory.UnitConfirmed }
-
-const selectUnitRow = "SELECT id, order_id, device, station, state, CASE WHEN shipped_at = 0 THEN 0 ELSE 1 END FROM unit WHERE id = $1"
-
-func scanUnitRow(r row, u *unitRow) error {
-	return r.Scan((*int64)(&u.id), &u.order, (*int64)(&u.device), &u.station, &u.state, &u.shipped)
+func (u *unitRow) live() bool {
+	return u.state == factory.UnitIssued || u.state == factory.UnitConfirmed
 }
+
+const (
+	unitRowColumns = "id, order_id, device, station, state, CASE WHEN shipped_at = 0 THEN CAST(0 AS BIGINT) ELSE 1 END"
+	selectUnitRow  = "SELECT " + unitRowColumns + " FROM unit WHERE id = $1"
+)
+
+func (u *unitRow) places() []any {
+	return []any{(*int64)(&u.id), &u.order, (*int64)(&u.device), &u.station, &u.state, &u.shipped}
+}
+
+func scanUnitRow(r row, u *unitRow) error { return r.Scan(u.places()...) }
 
 // endOf is how a unit ends.
 type endOf struct {
