@@ -35,9 +35,6 @@ const (
 	Version = 1
 )
 
-// MediaType is what the format is called over HTTP.
-const MediaType = "application/vnd.birthmark.manifest"
-
 // The signature algorithms: ECDSA with P-256 and SHA-256, ECDSA with P-384 and
 // SHA-384 (both as ASN.1 DER), and Ed25519.
 const (

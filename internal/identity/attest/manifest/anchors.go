@@ -1,12 +1,18 @@
 package manifest
 
 import (
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"math/big"
 	"sync"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/attest/manifest/samekey"
 )
 
 // maxIssuers bounds the cache of intermediate certificates: a chip maker has
@@ -16,8 +22,10 @@ const maxIssuers = 4096
 // anchors proves that chips' certificates lead to a chip maker's root. Each
 // intermediate certificate is parsed and checked once.
 type anchors struct {
-	roots map[[32]byte]*x509.Certificate // by SHA-256 of the certificate
-	named map[string][]*issuer           // roots by subject
+	roots map[[32]byte]*issuer // by SHA-256 of the certificate
+	named map[string][]*issuer // roots by subject
+
+	verifiers *samekey.Verifiers
 
 	mu      sync.Mutex
 	issuers map[[32]byte]*issuer
@@ -29,25 +37,33 @@ type issuer struct {
 	cert      *x509.Certificate
 	anchored  bool
 	from, end time.Time
+	ecdsa     *samekey.Verifier // nil: the key is of another kind
 }
 
-func newIssuer(cert *x509.Certificate, anchored bool) *issuer {
-	return &issuer{cert: cert, anchored: anchored, from: cert.NotBefore, end: cert.NotAfter}
+func (a *anchors) newIssuer(cert *x509.Certificate, anchored bool) *issuer {
+	i := &issuer{cert: cert, anchored: anchored, from: cert.NotBefore, end: cert.NotAfter}
+	if pub, ok := cert.PublicKey.(*ecdsa.PublicKey); ok {
+		i.ecdsa = a.verifiers.Key(pub)
+	}
+	return i
 }
 
 func newAnchors(roots [][]byte) (*anchors, error) {
 	a := &anchors{
-		roots:   make(map[[32]byte]*x509.Certificate, len(roots)),
+		roots:   make(map[[32]byte]*issuer, len(roots)),
 		named:   make(map[string][]*issuer, len(roots)),
 		issuers: make(map[[32]byte]*issuer),
+
+		verifiers: samekey.New(),
 	}
 	for _, der := range roots {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, fault.Wrap(fault.ManifestFormat, err, "a chip maker's root certificate is malformed")
 		}
-		a.roots[sha256.Sum256(der)] = cert
-		a.named[string(cert.RawSubject)] = append(a.named[string(cert.RawSubject)], newIssuer(cert, true))
+		root := a.newIssuer(cert, true)
+		a.roots[sha256.Sum256(der)] = root
+		a.named[string(cert.RawSubject)] = append(a.named[string(cert.RawSubject)], root)
 	}
 	return a, nil
 }
@@ -80,7 +96,7 @@ func (a *anchors) prove(leaf *x509.Certificate, chain [][]byte, at time.Time, re
 		remark(noteUnproved)
 		return false, nil
 	}
-	if err := signedBy(leaf, parent.cert); err != nil {
+	if err := parent.signed(leaf); err != nil {
 		return false, err
 	}
 	switch {
@@ -102,7 +118,7 @@ func (a *anchors) parent(cert *x509.Certificate, chain [][]byte) (*issuer, error
 		return a.issuer(chain)
 	}
 	for _, root := range a.named[string(cert.RawIssuer)] {
-		if signedBy(cert, root.cert) == nil {
+		if root.signed(cert) == nil {
 			return root, nil
 		}
 	}
@@ -113,7 +129,7 @@ func (a *anchors) parent(cert *x509.Certificate, chain [][]byte) (*issuer, error
 func (a *anchors) issuer(chain [][]byte) (*issuer, error) {
 	id := sha256.Sum256(chain[0])
 	if root, ok := a.roots[id]; ok {
-		return newIssuer(root, true), nil
+		return root, nil
 	}
 	a.mu.Lock()
 	known, ok := a.issuers[id]
@@ -125,12 +141,12 @@ func (a *anchors) issuer(chain [][]byte) (*issuer, error) {
 	if err != nil {
 		return nil, bad("a certificate of the chain is malformed")
 	}
-	i := newIssuer(cert, false)
+	i := a.newIssuer(cert, false)
 	switch parent, err := a.parent(cert, chain[1:]); {
 	case err != nil:
 		return nil, err
 	case parent != nil:
-		if err := signedBy(cert, parent.cert); err != nil {
+		if err := parent.signed(cert); err != nil {
 			return nil, err
 		}
 		i.anchored = parent.anchored
@@ -149,13 +165,32 @@ func (a *anchors) issuer(chain [][]byte) (*issuer, error) {
 	return i, nil
 }
 
-// signedBy checks one link: names, the right to sign certificates, signature.
-func signedBy(cert, parent *x509.Certificate) error {
-	if string(cert.RawIssuer) != string(parent.RawSubject) {
+// signed checks one link: names, the right to sign certificates, signature.
+func (i *issuer) signed(cert *x509.Certificate) error {
+	if string(cert.RawIssuer) != string(i.cert.RawSubject) {
 		return bad("a certificate of the chain was issued by another name than the next one's")
 	}
-	if err := cert.CheckSignatureFrom(parent); err != nil {
+	if !i.signature(cert) {
 		return bad("a certificate of the chain is not signed by the next one")
 	}
 	return nil
+}
+
+// signature is x509.Certificate.CheckSignatureFrom, quick for an issuer of many.
+func (i *issuer) signature(cert *x509.Certificate) bool {
+	if i.ecdsa == nil || cert.SignatureAlgorithm != x509.ECDSAWithSHA256 {
+		return cert.CheckSignatureFrom(i.cert) == nil
+	}
+	mayNot := i.cert.KeyUsage != 0 && i.cert.KeyUsage&x509.KeyUsageCertSign == 0
+	if i.cert.Version != 3 || !i.cert.BasicConstraintsValid || !i.cert.IsCA || mayNot {
+		return false
+	}
+	in := cryptobyte.String(cert.Signature)
+	var body cryptobyte.String
+	r, s := new(big.Int), new(big.Int)
+	if !in.ReadASN1(&body, asn1.SEQUENCE) || !in.Empty() || !body.ReadASN1Integer(r) || !body.ReadASN1Integer(s) || !body.Empty() {
+		return false
+	}
+	digest := sha256.Sum256(cert.RawTBSCertificate)
+	return i.ecdsa.Verify(digest[:], r, s)
 }

@@ -21,7 +21,7 @@ var (
 // microchip reads the secure element manifest of Microchip: a JSON array of
 // flattened JWS, each a statement about one chip.
 func (im *importing) microchip() error {
-	signatures := newSignatures(im.signers)
+	signatures := newSignatures(im.signers, im.anchors.verifiers)
 	return run(im, newArray(im.source, im.Limits.Entry).next, func(raw []byte, remark func(string)) (Chip, error) {
 		return im.microchipEntry(signatures, raw, remark)
 	})

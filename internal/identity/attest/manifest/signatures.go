@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/attest/manifest/samekey"
 )
 
 // algorithms are those that an entry may be signed with. Nothing else is taken:
@@ -32,6 +33,7 @@ type algorithm struct {
 // signatures verifies the entries of one file.
 type signatures struct {
 	byFingerprint map[[32]byte]*signer
+	verifiers     *samekey.Verifiers
 
 	mu    sync.Mutex
 	known map[string]*protected // by the protected header as it stands
@@ -41,13 +43,14 @@ type signatures struct {
 type protected struct {
 	signer *signer
 	algorithm
+	ecdsa *samekey.Verifier // nil: the key is RSA
 }
 
 // maxProtected bounds the cache of protected headers; a maker has one.
 const maxProtected = 64
 
-func newSignatures(signers map[[32]byte]*signer) *signatures {
-	return &signatures{byFingerprint: signers, known: make(map[string]*protected)}
+func newSignatures(signers map[[32]byte]*signer, verifiers *samekey.Verifiers) *signatures {
+	return &signatures{byFingerprint: signers, verifiers: verifiers, known: make(map[string]*protected)}
 }
 
 // verify checks an entry's signature and returns its signer.
@@ -67,17 +70,14 @@ func (s *signatures) verify(e *jws) (*signer, error) {
 }
 
 func (p *protected) verify(digest, signature []byte) bool {
-	switch pub := p.signer.cert.PublicKey.(type) {
-	case *ecdsa.PublicKey:
-		if len(signature) != p.size {
-			return false
-		}
-		r := new(big.Int).SetBytes(signature[:p.size/2])
-		return ecdsa.Verify(pub, digest, r, new(big.Int).SetBytes(signature[p.size/2:]))
-	case *rsa.PublicKey:
+	if pub, ok := p.signer.cert.PublicKey.(*rsa.PublicKey); ok {
 		return rsa.VerifyPKCS1v15(pub, p.hash, digest, signature) == nil
 	}
-	return false
+	if p.ecdsa == nil || len(signature) != p.size {
+		return false
+	}
+	r := new(big.Int).SetBytes(signature[:p.size/2])
+	return p.ecdsa.Verify(digest, r, new(big.Int).SetBytes(signature[p.size/2:]))
 }
 
 // protected looks up a protected header, which is the same in all entries of a
@@ -138,7 +138,11 @@ func (s *signatures) parse(raw string) (*protected, error) {
 	if !a.fits(signer.cert.PublicKey) {
 		return nil, fault.New(fault.ManifestSignature, "the algorithm", alg, "is not one of the signer's key")
 	}
-	return &protected{signer, a}, nil
+	p := &protected{signer: signer, algorithm: a}
+	if pub, ok := signer.cert.PublicKey.(*ecdsa.PublicKey); ok {
+		p.ecdsa = s.verifiers.Key(pub)
+	}
+	return p, nil
 }
 
 // fits reports whether a key signs with this algorithm.
