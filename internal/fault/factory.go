@@ -56,6 +56,7 @@ const (
 	StationQueue       Code = 8091
 	FixtureFailed      Code = 8092
 	FixtureProtocol    Code = 8093
+	StationClock       Code = 8094
 )
 
 var factoryEntries = []Entry{
@@ -113,13 +114,14 @@ var factoryEntries = []Entry{
 	{StationQueue, Exhausted, "the station's queue is full or broken", "bring the link back, or look at the disk"},
 	{FixtureFailed, Forbidden, "the fixture or device reported a failure", "see the detail; retry the unit or scrap it"},
 	{FixtureProtocol, Invalid, "the fixture or device answered what the protocol does not allow", "check firmware and cable"},
+	{StationClock, Invalid, "the station's clock is wrong", "set the station computer's clock"},
 }
 
 // Who says who may unblock a refusal that arose at the line, as its worker reads
 // it. For the server's refusals the server says so itself.
 func (c Code) Who() string {
 	switch c {
-	case StationLink, StationQueue:
+	case StationLink, StationQueue, StationClock:
 		return "line lead, with whoever looks after network and station computer"
 	case FixtureFailed, ReadBackWrong, NonceUsed, NonceExpired, NonceInvalid, UnitState:
 		return "anyone at the line"

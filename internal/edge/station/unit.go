@@ -121,30 +121,39 @@ func (w *work) attempt(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	c, err := w.place(ctx, unit)
+	if err != nil {
+		return err
+	}
+	return w.confirm(ctx, c)
+}
+
+// place writes what was issued into the device and lets it confirm what it holds.
+func (w *work) place(ctx context.Context, unit fixture.Unit) (*station.Confirm, error) {
 	if w.order.KeyModel != adopted {
 		err := unit.Install(ctx, fixture.Credential{
 			Certificate: w.result.Certificate, Chain: w.result.Chain,
 			Wrapped: w.result.Wrapped, Form: w.form, Password: w.password,
 		})
 		if err != nil {
-			return device(err)
+			return nil, device(err)
 		}
 	}
 	held, err := unit.ReadBack(ctx)
 	if err != nil {
-		return device(err)
+		return nil, device(err)
 	}
 	if !bytes.Equal(held, w.result.Certificate) {
-		return fault.New(fault.ReadBackWrong, "the certificate differs")
+		return nil, fault.New(fault.ReadBackWrong, "the certificate differs")
 	}
-	digest := proof.Confirm(w.result.ConfirmNonce, w.deviceSerial, held)
 	signature, err := unit.Confirm(ctx, fixture.Statement{
-		Digest: digest, Nonce: w.result.ConfirmNonce, DeviceSerial: w.deviceSerial, Certificate: held,
+		Digest: proof.Confirm(w.result.ConfirmNonce, w.deviceSerial, held),
+		Nonce:  w.result.ConfirmNonce, DeviceSerial: w.deviceSerial, Certificate: held,
 	})
 	if err != nil {
-		return device(err)
+		return nil, device(err)
 	}
-	return w.confirm(ctx, held, digest, signature)
+	return &station.Confirm{ID: w.deviceSerial, Order: w.job.Order, Serial: w.deviceSerial, Certificate: held, Signature: signature}, nil
 }
 
 // issue asks who is there and gets a certificate for it.
@@ -282,11 +291,9 @@ func (w *work) check(r *station.Result) error {
 
 // confirm tells the server what the device has, or the queue when the server does
 // not answer. Only what one of them has is a pass.
-func (w *work) confirm(ctx context.Context, held []byte, digest [32]byte, signature []byte) error {
-	c := &station.Confirm{
-		ID: w.deviceSerial, Order: w.job.Order, Serial: w.deviceSerial, Certificate: held, Signature: signature,
-		CycleMillis: max(1, w.l.c.Now().Sub(w.begin).Milliseconds()), FirstPass: w.attempts == 1 && w.job.Rework == "",
-	}
+func (w *work) confirm(ctx context.Context, c *station.Confirm) error {
+	c.CycleMillis = max(1, w.l.c.Now().Sub(w.begin).Milliseconds())
+	c.FirstPass = w.attempts == 1 && w.job.Rework == ""
 	if !w.l.c.Queue.Has(w.deviceSerial) {
 		ctx, cancel := context.WithTimeout(ctx, w.l.c.ConfirmPatience)
 		defer cancel()
@@ -299,7 +306,8 @@ func (w *work) confirm(ctx context.Context, held []byte, digest [32]byte, signat
 		}
 	}
 	// The server would find a wrong signature only after the unit has gone.
-	if err := proof.Verify(w.spki, digest, signature, fault.ReadBackWrong); err != nil {
+	digest := proof.Confirm(w.result.ConfirmNonce, w.deviceSerial, c.Certificate)
+	if err := proof.Verify(w.spki, digest, c.Signature, fault.ReadBackWrong); err != nil {
 		return err
 	}
 	if err := w.l.c.Queue.Append(queue.Item{Confirm: c}); err != nil {

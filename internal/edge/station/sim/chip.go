@@ -107,11 +107,6 @@ func (c *Chip) MakerCertificate() ([]byte, error) {
 	}, maker, &c.Key.PublicKey, repeatable{key})
 }
 
-// generateKey makes a device's own key.
-func generateKey(random io.Reader) (*ecdsa.PrivateKey, error) {
-	return ecdsa.GenerateKey(elliptic.P256(), random)
-}
-
 // request writes a PKCS #10 request with an empty subject (RFC 2986, section 4).
 // The standard library's spends longer on reflection than on the signature.
 func request(key *ecdsa.PrivateKey, random io.Reader) ([]byte, error) {

@@ -53,7 +53,7 @@ type Config struct {
 	SerialPrefix string
 	// Failures is how often a step fails, from 0 to 1.
 	Failures map[Step]float64
-	Random   io.Reader // for the devices' own keys
+	Random   io.Reader // for signatures
 }
 
 // ParseFailures reads "install=0.01,prove=0.002".
@@ -96,6 +96,7 @@ func New(c Config) (*Adapter, error) {
 // device is one simulated device. Its steps come one after the other.
 type device struct {
 	a            *Adapter
+	number       int
 	chip         *Chip
 	deviceSerial string
 	model        string
@@ -128,9 +129,12 @@ func (a *Adapter) take(job fixture.Job) (*device, error) {
 		a.mu.Unlock()
 		return nil, fault.New(fault.FixtureFailed, "the reel is empty")
 	}
-	number := a.next
-	a.next++
-	d := &device{a: a, deviceSerial: job.DeviceSerial}
+	number, named := a.numberOf(job.DeviceSerial)
+	if !named {
+		number = a.next
+		a.next++
+	}
+	d := &device{a: a, number: number, deviceSerial: job.DeviceSerial}
 	if d.deviceSerial == "" {
 		d.deviceSerial = a.c.SerialPrefix + fmt.Sprintf("%08d", number)
 	}
@@ -139,6 +143,14 @@ func (a *Adapter) take(job fixture.Job) (*device, error) {
 	chip, err := NewChip(a.c.Seed, number)
 	d.chip = chip
 	return d, err
+}
+
+// numberOf returns the chip that a device serial of our own names, so that the
+// same device is met again by another process.
+func (a *Adapter) numberOf(deviceSerial string) (int, bool) {
+	digits, ok := strings.CutPrefix(deviceSerial, a.c.SerialPrefix)
+	n, err := strconv.ParseUint(digits, 10, 31)
+	return int(n), ok && err == nil && len(digits) == 8
 }
 
 // Close forgets all devices.
@@ -160,13 +172,14 @@ func (d *device) Identify(context.Context) (fixture.Identity, error) {
 	return fixture.Identity{DeviceSerial: d.deviceSerial, ChipUID: d.chip.UID, SPKI: d.chip.SPKI}, nil
 }
 
-// Request implements fixture.Unit. A device keeps its first key.
+// Request implements fixture.Unit. A device keeps its key, which follows from the
+// seed, too.
 func (d *device) Request(context.Context) ([]byte, error) {
 	if err := d.fail(StepRequest); err != nil {
 		return nil, err
 	}
 	if d.csr == nil {
-		key, err := generateKey(d.a.c.Random)
+		key, err := derive(d.a.c.Seed, "device", d.number)
 		if err != nil {
 			return nil, err
 		}
