@@ -148,10 +148,11 @@ func toJSON(v any) string {
 	return string(raw)
 }
 
-// plain turns an argument into int64, string, []byte or nil.
+// plain turns an argument into int64, string, []byte or nil. A list of ids stays
+// one; only PostgreSQL takes it.
 func plain(v any) any {
 	switch v := v.(type) {
-	case nil, int64, string:
+	case nil, int64, string, []int64:
 		return v
 	case []byte:
 		if v == nil {

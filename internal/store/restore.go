@@ -10,6 +10,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 )
 
@@ -30,7 +31,8 @@ const serialGap = 65536
 // first time to see that all of it is as it was written, so that a damaged one
 // changes nothing. Then rows go in, and the last transaction makes the database
 // an installation again, with what a second life needs: a higher restore epoch,
-// no one-time secret that still works, no open block of serials, no job lease.
+// no one-time secret, code or nonce that still works, no open block of serials, no
+// job lease, and production orders that are frozen until someone has counted.
 // After an interruption the same call begins anew.
 func (s *Store) Restore(ctx context.Context, r io.ReadSeeker, o Restoration) (BackupInfo, error) {
 	if _, err := s.Installation(ctx); err == nil {
@@ -205,9 +207,32 @@ func (s *Store) secondLife(ctx context.Context, l *loader, info BackupInfo, o Re
 		if _, err := t.exec(ctx, insertText("installation", columns, 1), l.installation...); err != nil {
 			return err
 		}
+		if err := s.stopLines(ctx, t); err != nil {
+			return err
+		}
 		_, err := t.exec(ctx, "UPDATE installation SET restore_epoch = restore_epoch + 1 WHERE id = 1")
 		return err
 	}, entries...)
+}
+
+// stopLines ends what stations could go on with: the life that went on after the
+// backup may have filled the orders, used the nonces and spent the codes.
+func (s *Store) stopLines(ctx context.Context, t *tx) error {
+	now := s.cfg.Now()
+	for _, stop := range []struct {
+		text string
+		args []any
+	}{
+		{"UPDATE production_order SET frozen = 1, terms = terms + 1 WHERE state IN ($1, $2)", []any{int64(factory.OrderPlanned), int64(factory.OrderOpen)}},
+		{"UPDATE nonce_block SET expires_at = $1 WHERE expires_at > $1", []any{now}},
+		{`UPDATE station SET code_hash = NULL, code_expires_at = 0, version = version + 1, changed_at = $1
+WHERE code_hash IS NOT NULL AND code_spent_at = 0`, []any{now}},
+	} {
+		if _, err := t.exec(ctx, stop.text, stop.args...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) closeLeases(ctx context.Context) error {
