@@ -4,6 +4,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/identity/status"
 )
@@ -16,4 +17,5 @@ var (
 	_ access.Store    = (*Store)(nil)
 	_ ledger.Store    = (*Store)(nil)
 	_ ledger.Rows     = (*Store)(nil)
+	_ factory.Store   = (*Store)(nil)
 )

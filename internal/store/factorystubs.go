@@ -1,5 +1,0 @@
-package store
-
-import "errors"
-
-var errLater = errors.New("store: not here yet")
