@@ -237,18 +237,32 @@ func (s *Store) DiscardManifest(ctx context.Context, id int64, entries ...ledger
 	return s.clearVoid(ctx, id, entries...)
 }
 
-// finishDiscards ends what was interrupted. Index manifest_open.
-func (s *Store) finishDiscards(ctx context.Context) error {
-	var ids []int64
+// finishCleaning ends what was interrupted after a manifest was discarded or
+// published. Indexes: manifest_open, and the primary key of chip_part.
+func (s *Store) finishCleaning(ctx context.Context) error {
+	var void []int64
 	err := each(s.read.query(ctx, "SELECT id FROM manifest WHERE visible = 2 AND visible <> 1 AND staged <> 0 ORDER BY id"))(func(r row) error {
 		var id int64
 		err := r.Scan(&id)
-		ids = append(ids, id)
+		void = append(void, id)
 		return err
 	})
-	for _, id := range ids {
+	for _, id := range void {
 		if err == nil {
 			err = s.clearVoid(ctx, id)
+		}
+	}
+	for id := int64(0); err == nil; {
+		err = s.read.row(ctx, "SELECT manifest FROM chip_part WHERE manifest > $1 ORDER BY manifest LIMIT 1", id).Scan(&id)
+		if noRows(err) {
+			return nil
+		}
+		var m *manifestRow
+		if err == nil {
+			m, err = readManifest(ctx, s.read, id)
+		}
+		if err == nil && m.state == manifestVisible {
+			err = s.dropStaged(ctx, id)
 		}
 	}
 	return err

@@ -107,7 +107,7 @@ func readManifest(ctx context.Context, q querier, id int64) (*manifestRow, error
 // imported or is staged, it returns what is there: Visible says which, and Chips
 // how many are staged.
 func (s *Store) BeginManifest(ctx context.Context, m factory.Manifest, entries ...ledger.Entry) (factory.Manifest, error) {
-	if err := s.finishDiscards(ctx); err != nil {
+	if err := s.finishCleaning(ctx); err != nil {
 		return factory.Manifest{}, err
 	}
 	var begun factory.Manifest
