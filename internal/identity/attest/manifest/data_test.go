@@ -2,6 +2,7 @@ package manifest_test
 
 import (
 	"encoding/asn1"
+	"encoding/hex"
 	"strconv"
 	"strings"
 )
@@ -40,3 +41,5 @@ jmKgMAfWhw3IYm22nF/kjtubPEfiB45ul9chonSnCnAxg3YMISnFdkwG8GKVKEKB
 2w==
 -----END CERTIFICATE-----
 `
+
+func hexOf(b []byte) []byte { return hex.AppendEncode(nil, b) }

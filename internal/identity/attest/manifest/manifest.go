@@ -225,8 +225,9 @@ func (im *importing) read() error {
 		return im.csv()
 	case NDJSON:
 		return im.ndjson()
+	default:
+		return im.infineon()
 	}
-	return fault.New(fault.ManifestFormat, fmt.Sprintf("the format %q is not read yet", im.Format))
 }
 
 func (im *importing) cleanUp() {
