@@ -32,6 +32,8 @@ type Request struct {
 	// requester; empty: derived from requester, operation, profile and key.
 	IdempotencyKey string
 	RemoteAddress  string // for the log only
+
+	serverKey *serverKey // not nil: we make the key
 }
 
 // Requester is who asks, as the transport saw it; nothing here is believed
@@ -66,6 +68,9 @@ func (w *Waiting) Error() string { return "the request waits for an approval" }
 type Service interface {
 	// Enroll answers one request. Errors are faults or *Waiting.
 	Enroll(ctx context.Context, r Request) (*Response, error)
+	// EnrollServerKey answers one request for a certificate with a key that we
+	// make. The key in the request's CSR and its signature are not looked at.
+	EnrollServerKey(ctx context.Context, r Request) (*KeyResponse, error)
 	// Authorities returns the DER certificates for a label's /cacerts: issuing
 	// authority first, its root last, then older and other roots that the
 	// devices of this label must trust.

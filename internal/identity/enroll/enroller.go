@@ -121,7 +121,7 @@ func (e *Enroller) Enroll(ctx context.Context, r Request) (*Response, error) {
 			return nil, err
 		}
 		if csr == nil { // after authentication: a stranger does not make us check signatures
-			if csr, err = request.Parse(r.CSR); err != nil {
+			if csr, err = r.parse(); err != nil {
 				return nil, err
 			}
 		}
@@ -185,6 +185,7 @@ type decision struct {
 	approval    int64
 	epoch       int64
 	replay      *device.Credential
+	injected    bool // the key is ours
 }
 
 // decide says what this requester gets, or refuses. It reads, but changes
@@ -199,6 +200,11 @@ func (e *Enroller) decide(ctx context.Context, plane *authority.Snapshot, r *Req
 		return nil, err
 	}
 	p := d.road.Profile
+	if r.serverKey != nil {
+		if err := e.makeKey(ctx, r, d, csr); err != nil {
+			return nil, err
+		}
+	}
 	if !p.Allows(csr.KeyType) {
 		return nil, fault.New(fault.KeyNotAllowed, string(csr.KeyType))
 	}
@@ -480,7 +486,10 @@ func (e *Enroller) issue(ctx context.Context, d *decision, csr *request.Request)
 // keyKind says where the key lives, as far as it was proven: a key that is kept
 // stays what it was, so that an injected one is marked for ever.
 func (d *decision) keyKind() device.KeyKind {
-	if d.sameKeyAs != 0 {
+	switch {
+	case d.injected:
+		return device.KeyInjected
+	case d.sameKeyAs != 0:
 		return d.requester.credential.KeyKind
 	}
 	return device.KeySoftware

@@ -19,7 +19,10 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
+	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
+	"github.com/birthmark/birthmark/internal/identity/status"
+	"github.com/birthmark/birthmark/internal/pki/keypool"
 	"github.com/birthmark/birthmark/internal/pki/keystore"
 	"github.com/birthmark/birthmark/internal/store"
 )
@@ -35,6 +38,8 @@ type world struct {
 	plane    *authority.Service
 	register *device.Register
 	enroller *enroll.Enroller
+	status   *status.Service
+	alarms   alarms
 	operator *access.Caller
 
 	mu  sync.Mutex
@@ -103,12 +108,39 @@ func (w *world) open(node string) {
 		must(t, plane.Close(context.Background()))
 		must(t, db.Close())
 	})
+	planes, err := factory.NewPlanes(w.store)
+	must(t, err)
+	pool, err := keypool.New(keypool.Config{Rand: rand.Reader})
+	must(t, err)
+	t.Cleanup(pool.Close)
+	w.status, err = status.New(status.Config{
+		Store: w.store, Register: w.store, Authorities: w.plane, Leases: w.store, Now: w.clock, Rand: rand.Reader, Node: node,
+	})
+	must(t, err)
+	w.alarms = make(chan factory.Alarm, 1000)
 	w.enroller, err = enroll.New(enroll.Config{
 		Devices: w.store, Authorities: w.plane, Approvals: w.store, MayIssue: func() error { return nil },
 		Now: w.clock, Logger: log,
+		Line: &enroll.Line{Store: w.store, Planes: planes, Keys: pool, Alarms: w.alarms, Status: w.status, Random: rand.Reader},
 	})
 	must(t, err)
 }
+
+// withoutLine is an enroller of an installation that has no production line.
+func withoutLine(t *testing.T, w *world) *enroll.Enroller {
+	t.Helper()
+	e, err := enroll.New(enroll.Config{
+		Devices: w.store, Authorities: w.plane, Approvals: w.store, MayIssue: func() error { return nil },
+		Now: w.clock, Logger: slog.New(slog.DiscardHandler),
+	})
+	must(t, err)
+	return e
+}
+
+// alarms collects what was raised.
+type alarms chan factory.Alarm
+
+func (a alarms) Raise(_ context.Context, _ string, x factory.Alarm) { a <- x }
 
 // secondNode is another node on the same database, with caches of its own that
 // nobody refreshes.

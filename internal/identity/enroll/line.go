@@ -12,6 +12,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
+	"github.com/birthmark/birthmark/internal/identity/status"
 	"github.com/birthmark/birthmark/internal/pki/keypool"
 	"github.com/birthmark/birthmark/internal/pki/profile"
 )
@@ -24,6 +25,8 @@ type Line struct {
 	// Keys are made ahead for units that cannot make their own.
 	Keys   Keys
 	Alarms Alarms
+	// Status ends the certificate of a station's computer that was replaced.
+	Status Status
 	Random io.Reader
 }
 
@@ -53,6 +56,11 @@ type Keys interface {
 	Take(ctx context.Context, t profile.KeyType) (*keypool.Key, error)
 }
 
+// Status revokes certificates; status.Service has it.
+type Status interface {
+	Revoke(ctx context.Context, by access.Caller, a status.Act) (device.Credential, error)
+}
+
 // Alarms takes what a person must look at. Raise does not fail the act that
 // found it; factory.Service has it.
 type Alarms interface {
@@ -60,7 +68,7 @@ type Alarms interface {
 }
 
 func (l *Line) check() error {
-	if l != nil && (l.Store == nil || l.Planes == nil || l.Keys == nil || l.Alarms == nil || l.Random == nil) {
+	if l != nil && (l.Store == nil || l.Planes == nil || l.Keys == nil || l.Alarms == nil || l.Status == nil || l.Random == nil) {
 		return errors.New("enroll: every field of Line is required")
 	}
 	return nil

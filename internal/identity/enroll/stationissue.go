@@ -12,6 +12,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
+	"github.com/birthmark/birthmark/internal/identity/status"
 	"github.com/birthmark/birthmark/internal/pki/issuing"
 	"github.com/birthmark/birthmark/internal/pki/profile"
 	"github.com/birthmark/birthmark/internal/pki/request"
@@ -116,6 +117,9 @@ func (e *Enroller) certifyStation(ctx context.Context, r *stationRequest) (*Stat
 		}
 		if d.replay != nil {
 			return e.stationResponse(now, d, *d.replay, true), nil
+		}
+		if err := e.endReplaced(ctx, d); err != nil {
+			return nil, err
 		}
 		stored, err := e.issueStation(ctx, d)
 		if err == nil {
@@ -231,6 +235,38 @@ func (e *Enroller) followStation(ctx context.Context, d *stationDecision) error 
 		return fault.New(fault.KeyInUse, "the profile wants a new key at each renewal")
 	}
 	d.sameKeyAs = current.ID
+	return nil
+}
+
+// endReplaced revokes what a station had before its new code is spent: the
+// computer that was replaced must not go on. It comes first, so that no crash
+// leaves both of them good; if the rest fails, the code is still there.
+func (e *Enroller) endReplaced(ctx context.Context, d *stationDecision) error {
+	if d.code == nil || d.station.Credential == 0 {
+		return nil
+	}
+	_, err := e.devices.CredentialBySPKI(ctx, access.Everything(), d.csr.SPKIDigest)
+	if !fault.Has(err, fault.CredentialUnknown) { // the key is taken: nothing will be issued
+		return err
+	}
+	id := d.station.Credential
+	for range maxUnconfirmed {
+		if id == 0 {
+			break
+		}
+		c, err := e.devices.Credential(ctx, access.Everything(), id)
+		if err != nil {
+			return err
+		}
+		id = c.Previous
+		if c.State == device.Revoked || e.now().After(c.NotAfter) {
+			continue
+		}
+		_, err = e.line.Status.Revoke(ctx, access.System(), status.Act{CertSerial: c.CertSerial, Reason: "superseded"})
+		if err != nil && !fault.Has(err, fault.AlreadyRevoked) {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	oidChallengePassword = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x07"
-	oidExtensionRequest  = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x0e"
+	oidChallengePassword    = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x07"
+	oidExtensionRequest     = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x0e"
+	oidAsymmetricDecryptKey = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x02\x36"
+	oidDecryptKey           = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x02\x25"
 	// Microsoft's older place for extensions. Some CAs read both, so a request
 	// that uses it may show two faces; ours has one.
 	oidMicrosoftExtensions = "\x2b\x06\x01\x04\x01\x82\x37\x02\x01\x0e"
@@ -62,10 +64,23 @@ func (r *Request) readAttribute(oid, values cryptobyte.String) error {
 		r.Challenge, err = readChallenge(values)
 	case oidExtensionRequest:
 		r.SAN, err = readExtensions(values)
+	case oidAsymmetricDecryptKey:
+		r.DecryptKey, err = readKeyIdentifier(values)
+	case oidDecryptKey:
+		r.SharedKey = true
 	case oidMicrosoftExtensions:
 		err = fault.New(fault.ExtensionRefused, "send extensions in extensionRequest (RFC 2985, section 5.4.2)")
 	}
 	return err
+}
+
+// readKeyIdentifier reads the single value of AsymmetricDecryptKeyIdentifier.
+func readKeyIdentifier(values cryptobyte.String) ([]byte, error) {
+	var id cryptobyte.String
+	if !values.ReadASN1(&id, asn1.OCTET_STRING) || !values.Empty() || len(id) == 0 || len(id) > 64 {
+		return nil, fault.New(fault.RequestAttributes, "AsymmetricDecryptKeyIdentifier is one octet string of 1 to 64 octets")
+	}
+	return id, nil
 }
 
 // readChallenge reads the single value of a challengePassword.

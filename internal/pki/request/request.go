@@ -47,6 +47,12 @@ type Request struct {
 	Subject    []byte // DER Name as requested; only ever compared, never copied into a certificate
 	SAN        []byte // DER GeneralNames as requested, or nil; only ever compared
 	Challenge  string // challengePassword, or empty
+	// DecryptKey names the key to which a private key of ours is to be encrypted
+	// (AsymmetricDecryptKeyIdentifier, RFC 7030, section 4.4.1.2), or is nil.
+	DecryptKey []byte
+	// SharedKey says that a secret shared beforehand was named for that instead
+	// (DecryptKeyIdentifier, RFC 7030, section 4.4.1.1).
+	SharedKey bool
 }
 
 // Parse judges a DER PKCS #10 request (RFC 2986). It returns a fault of the
@@ -77,6 +83,23 @@ func Parse(der []byte) (*Request, error) {
 	}
 	r.SPKIDigest = sha256.Sum256(r.SPKI)
 	return r, nil
+}
+
+// ParseWithoutKey judges a request for a key that we are to make: its own key and
+// signature only fill their places (RFC 7030, section 4.4.1) and are not looked
+// at. SPKI, SPKIDigest, KeyType and PublicKey are left empty.
+func ParseWithoutKey(der []byte) (*Request, error) {
+	if len(der) > MaxSize {
+		return nil, fault.New(fault.RequestTooLarge, "more than", MaxSize, "octets of DER")
+	}
+	_, info, err := split(der)
+	if err != nil {
+		return nil, err
+	}
+	r := new(Request)
+	err = r.readInfo(info)
+	r.SPKI = nil
+	return r, err
 }
 
 // split takes the outer structure apart: what was signed and how, and the

@@ -70,6 +70,31 @@ func (h *Handlers) SimpleReenroll(w http.ResponseWriter, r *http.Request, body [
 	return h.enroll(w, r, body, enroll.Reenroll)
 }
 
+// ServerKeyGen answers /serverkeygen (RFC 7030, section 4.4): a key that we make,
+// and its certificate.
+func (h *Handlers) ServerKeyGen(w http.ResponseWriter, r *http.Request, body []byte) error {
+	if err := checkContentType(r.Header.Get("Content-Type")); err != nil {
+		return err
+	}
+	csr, err := request.Decode(body)
+	if err != nil {
+		return err
+	}
+	answer, err := h.service.EnrollServerKey(r.Context(), enroll.Request{
+		Operation: enroll.Enroll, Requester: requester(r), Label: r.PathValue("label"), CSR: csr, RemoteAddress: r.RemoteAddr,
+	})
+	if waiting, ok := errors.AsType[*enroll.Waiting](err); ok {
+		writeWaiting(w, waiting)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer answer.Erase()
+	writeKey(w, answer)
+	return nil
+}
+
 func (h *Handlers) enroll(w http.ResponseWriter, r *http.Request, body []byte, op enroll.Operation) error {
 	if err := checkContentType(r.Header.Get("Content-Type")); err != nil {
 		return err
