@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -36,20 +37,6 @@ type Delivery struct {
 	Events  []Event `json:"events"`
 }
 
-// Kinds are the kinds of events that a webhook may want.
-func Kinds() []string {
-	out := make([]string, len(kinds))
-	for i, k := range kinds {
-		out[i] = string(k)
-	}
-	return out
-}
-
-// kinds are told; of order.changed only that an order was closed.
-var kinds = []ledger.Kind{
-	ledger.AlarmRaised, ledger.AlarmChanged, ledger.UnitConfirmed, ledger.UnitFailed, ledger.UnitScrapped, ledger.OrderChanged,
-}
-
 // collect returns the next events that a webhook wants, and the index of the
 // entry after the last that was looked at.
 func (d *Deliverer) collect(ctx context.Context, batches []ledger.Batch, from int64, w *factory.Webhook) (events []Event, next int64, err error) {
@@ -73,8 +60,10 @@ func (d *Deliverer) collect(ctx context.Context, batches []ledger.Batch, from in
 	return events, next, nil
 }
 
+// wanted reports whether a webhook wants an entry; of order.changed only that an
+// order was closed is told.
 func wanted(w *factory.Webhook, p *ledger.Parsed) bool {
-	if !slices.Contains(kinds, p.Kind) || len(w.Events) > 0 && !slices.Contains(w.Events, string(p.Kind)) {
+	if !slices.Contains(factory.Events(), p.Kind) || len(w.Events) > 0 && !slices.Contains(w.Events, string(p.Kind)) {
 		return false
 	}
 	return p.Kind != ledger.OrderChanged || closed(p.Body)
@@ -159,15 +148,22 @@ func number(text string) int64 {
 // with SHA-256 over "UNIX.BODY".
 const SignatureHeader = "Birthmark-Signature"
 
+// errSecret is what operators see of a secret that does not open.
+var errSecret = errors.New("the webhook's secret cannot be opened; set a new one")
+
 func (d *Deliverer) send(ctx context.Context, w *factory.Webhook, events []Event) error {
 	body, err := json.Marshal(Delivery{Webhook: w.Name, Events: events})
 	if err != nil {
 		return err
 	}
+	secret, err := d.cfg.Secret(w)
+	if err != nil {
+		return errSecret
+	}
 	return d.cfg.Sender.Post(ctx, w.URL, http.Header{
 		"Content-Type":  {"application/json"},
 		"User-Agent":    {"birthmark"},
-		SignatureHeader: {sign(w.Secret, d.cfg.Now(), body)},
+		SignatureHeader: {sign(secret, d.cfg.Now(), body)},
 	}, bytes.NewReader(body))
 }
 

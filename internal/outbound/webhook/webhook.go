@@ -53,6 +53,8 @@ type Sender interface {
 type Config struct {
 	Store  Store
 	Sender Sender
+	// Secret opens the key of a webhook's signatures.
+	Secret func(*factory.Webhook) ([]byte, error)
 	Node   string
 	Now    func() time.Time
 	Logger *slog.Logger
@@ -77,8 +79,8 @@ type Deliverer struct {
 
 // New returns a Deliverer.
 func New(c Config) (*Deliverer, error) {
-	if c.Store == nil || c.Sender == nil || c.Node == "" || c.Now == nil || c.Logger == nil {
-		return nil, errors.New("webhook: store, sender, node, clock and logger are required")
+	if c.Store == nil || c.Sender == nil || c.Secret == nil || c.Node == "" || c.Now == nil || c.Logger == nil {
+		return nil, errors.New("webhook: store, sender, secrets, node, clock and logger are required")
 	}
 	if c.Pause <= 0 {
 		c.Pause = time.Second

@@ -37,13 +37,15 @@ var secret = []byte("a secret of 32 octets, more or less")
 // world is a record, and a clock that the test moves.
 type world struct {
 	*store.Store
+	timeout time.Duration // of requests
+
 	mu  sync.Mutex
 	now time.Time // guarded by mu
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{now: time.Date(2027, 3, 1, 8, 0, 0, 0, time.UTC)}
+	w := &world{timeout: time.Minute, now: time.Date(2027, 3, 1, 8, 0, 0, 0, time.UTC)}
 	var err error
 	w.Store, err = store.Open(t.Context(), store.Config{
 		DSN: "sqlite:" + filepath.Join(t.TempDir(), "birthmark.db"), Node: "a", Now: w.Now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
@@ -89,7 +91,7 @@ func (w *world) noise(t *testing.T, n int) {
 
 func (w *world) hook(t *testing.T, h factory.Webhook) int64 {
 	t.Helper()
-	h.Secret, h.CreatedAt, h.ChangedAt = secret, w.Now(), w.Now()
+	h.Secret, h.CreatedAt, h.ChangedAt = slices.Concat([]byte("sealed "), secret), w.Now(), w.Now()
 	id, err := w.SetWebhook(t.Context(), h, ledger.Entry{Kind: ledger.WebhookChanged, At: w.Now(), Actor: "system", Body: ledger.JSON(struct{}{})})
 	must(t, err)
 	return id
@@ -111,10 +113,10 @@ func (w *world) row(t *testing.T, name string) factory.Webhook {
 // start runs a deliverer until stop is called or the test ends.
 func start(t *testing.T, s webhook.Store, w *world, node string) (stop func()) {
 	t.Helper()
-	guard, err := egress.New(egress.Config{Allow: []string{"127.0.0.1"}, Timeout: 100 * time.Millisecond})
+	guard, err := egress.New(egress.Config{Allow: []string{"127.0.0.1"}, Timeout: w.timeout})
 	must(t, err)
 	d, err := webhook.New(webhook.Config{
-		Store: s, Sender: guard, Node: node, Now: w.Now, Logger: slog.New(slog.DiscardHandler), Pause: 2 * time.Millisecond, Retry: time.Millisecond,
+		Store: s, Sender: guard, Secret: opened, Node: node, Now: w.Now, Logger: slog.New(slog.DiscardHandler), Pause: 2 * time.Millisecond, Retry: time.Millisecond,
 	})
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -131,6 +133,15 @@ func start(t *testing.T, s webhook.Store, w *world, node string) (stop func()) {
 	})
 	t.Cleanup(stop)
 	return stop
+}
+
+// opened stands for the data key: what lies in the record is not what signs.
+func opened(w *factory.Webhook) ([]byte, error) {
+	key, ok := bytes.CutPrefix(w.Secret, []byte("sealed "))
+	if !ok {
+		return nil, errors.New("not sealed")
+	}
+	return key, nil
 }
 
 // receiver takes deliveries and keeps them if answer says so.
@@ -258,6 +269,9 @@ func TestBadReceivers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
+			if name == "hangs" {
+				w.timeout = 50 * time.Millisecond
+			}
 			gone := make(chan struct{})
 			defer close(gone)
 			r := receive(t, func(n int, w http.ResponseWriter) bool { return answer(n, w, gone) })
@@ -486,9 +500,6 @@ func TestEvents(t *testing.T) {
 	}
 	if failed.Kind != "unit.failed" || failed.Actor != "station:ST-1" || !bytes.Contains(failed.Data, []byte(`"device_serial":"SN-1"`)) || !failed.At.Equal(w.Now()) {
 		t.Errorf("%+v %s", failed, failed.Data)
-	}
-	if !slices.Contains(webhook.Kinds(), "alarm.raised") {
-		t.Error(webhook.Kinds())
 	}
 }
 

@@ -122,12 +122,6 @@ func (h *Handlers) session(r *http.Request) (*enroll.StationSession, error) {
 	return s, nil
 }
 
-// ref is the station of a session as the factory takes it.
-func ref(s *enroll.StationSession) factory.StationRef {
-	st := s.Station()
-	return factory.StationRef{ID: st.ID, Name: st.Name, Site: st.Site, Version: st.Version}
-}
-
 // Enroll answers a station that has a one-time code and no certificate yet.
 func (h *Handlers) Enroll(w http.ResponseWriter, r *http.Request, body []byte) error {
 	var q station.EnrollRequest
@@ -169,7 +163,7 @@ func (h *Handlers) Status(w http.ResponseWriter, r *http.Request, _ []byte) erro
 	if err != nil {
 		return err
 	}
-	status, err := h.factory.Status(r.Context(), ref(s))
+	status, err := h.factory.Status(r.Context(), s.Ref())
 	if err != nil {
 		return err
 	}
@@ -186,7 +180,7 @@ func (h *Handlers) Nonces(w http.ResponseWriter, r *http.Request, body []byte) e
 	if err := object(r, body, &q); err != nil {
 		return err
 	}
-	nonces, err := h.factory.DrawNonces(r.Context(), ref(s), q)
+	nonces, err := h.factory.DrawNonces(r.Context(), s.Ref(), q)
 	if err != nil {
 		return err
 	}
@@ -203,7 +197,7 @@ func (h *Handlers) Chips(w http.ResponseWriter, r *http.Request, body []byte) er
 	if err := object(r, body, &q); err != nil {
 		return err
 	}
-	chips, err := h.factory.CheckChips(r.Context(), ref(s), q)
+	chips, err := h.factory.CheckChips(r.Context(), s.Ref(), q)
 	if err != nil {
 		return err
 	}
@@ -227,7 +221,7 @@ func (h *Handlers) Units(w http.ResponseWriter, r *http.Request, _ []byte) error
 func (h *Handlers) unit(ctx context.Context, s *enroll.StationSession, u *station.Unit, out *station.Result) error {
 	answer, err := h.enroller.EnrollUnit(ctx, s, u)
 	if err != nil {
-		h.factory.CountRefused(ctx, ref(s), u.Order, err)
+		h.factory.CountRefused(ctx, s.Ref(), u.Order, err)
 		return err
 	}
 	out.Replayed = answer.Replayed
@@ -274,7 +268,7 @@ func (h *Handlers) report(ctx context.Context, s *enroll.StationSession, err err
 	if err := s.Check(ctx); err != nil {
 		return err
 	}
-	return do(ref(s))
+	return do(s.Ref())
 }
 
 // items streams lines of a station whose session lasts as long as the stream.

@@ -161,23 +161,28 @@ func (h *Handlers) refused(err error) *line {
 	return l
 }
 
-// answer does the work on one line; what it panics with is the answer to this
-// line alone.
+// answer does the work on one line.
 func (h *Handlers) answer(ctx context.Context, l *line, do work) {
-	var result station.Result
+	result := h.outcome(func(r *station.Result) error { return do(ctx, l.in, r) })
+	l.out = appendResult(l.out[:0], &result)
+}
+
+// outcome is the result of one item; what the work on it panics with is a
+// refusal of this item alone.
+func (h *Handlers) outcome(do func(*station.Result) error) (result station.Result) {
 	defer func() {
 		if p := recover(); p != nil {
 			result = station.Result{ID: result.ID, Serial: result.Serial}
 			h.refuse(&result, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 		}
-		l.out = appendResult(l.out[:0], &result)
 	}()
-	if err := do(ctx, l.in, &result); err != nil {
+	if err := do(&result); err != nil {
 		result = station.Result{ID: result.ID, Serial: result.Serial}
 		h.refuse(&result, err)
-		return
+		return result
 	}
 	result.OK = true
+	return result
 }
 
 // send writes what is ready. It flushes when nothing more is, so that a lone

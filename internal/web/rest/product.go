@@ -18,7 +18,12 @@ type Product struct {
 	Description   string    `json:"description,omitempty" maxLength:"500"`
 	PartNumbers   []string  `json:"part_numbers,omitempty" maxItems:"64"`
 	Profiles      []string  `json:"profiles,omitempty" maxItems:"64" doc:"Profiles under which its devices may enroll; the first is the default"`
-	LeastEvidence string    `json:"least_evidence,omitempty"`
+	LeastEvidence string    `json:"least_evidence,omitempty" doc:"none, or chip: the chip of a unit must prove itself"`
+	ChipTypes     []string  `json:"chip_types,omitempty" maxItems:"32" doc:"Chips it may be built with, as manifests name them"`
+	KeyModel      string    `json:"key_model,omitempty" enum:"on-device,pre-provisioned,adopted,injected" doc:"How the key of the initial identity gets into a unit; absent: not made at stations"`
+	IDevIDProfile string    `json:"idevid_profile,omitempty" maxLength:"64" doc:"Profile of the initial identity that stations ask for"`
+	SerialPattern string    `json:"serial_pattern,omitempty" maxLength:"200" doc:"Regular expression (RE2) that a whole device serial must match"`
+	ExternalRef   string    `json:"external_ref,omitempty" maxLength:"128" doc:"The maker's own number for it"`
 	CreatedAt     time.Time `json:"created_at,omitzero" readOnly:"true"`
 }
 
@@ -47,13 +52,16 @@ func (a *API) listProducts(ctx context.Context, c *access.Caller, _ *nothing) (*
 func showProduct(p *device.Product) Product {
 	return Product{
 		Name: p.Name, Description: p.Description, PartNumbers: p.PartNumbers, Profiles: p.Profiles,
-		LeastEvidence: p.LeastEvidence, CreatedAt: p.CreatedAt,
+		LeastEvidence: p.LeastEvidence, ChipTypes: p.ChipTypes, KeyModel: string(p.KeyModel), IDevIDProfile: p.IDevIDProfile,
+		SerialPattern: p.SerialPattern, ExternalRef: p.ExternalRef, CreatedAt: p.CreatedAt,
 	}
 }
 
 func (in *Product) row() device.Product {
 	return device.Product{
 		Name: in.Name, Description: in.Description, PartNumbers: in.PartNumbers, Profiles: in.Profiles, LeastEvidence: in.LeastEvidence,
+		ChipTypes: in.ChipTypes, KeyModel: device.KeyModel(in.KeyModel), IDevIDProfile: in.IDevIDProfile,
+		SerialPattern: in.SerialPattern, ExternalRef: in.ExternalRef,
 	}
 }
 

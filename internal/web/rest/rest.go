@@ -26,6 +26,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/web/server"
 )
 
@@ -35,7 +36,7 @@ const Prefix = "/api/v1"
 // maxBody is the largest body of an operation that names no other.
 const maxBody = 1 << 20
 
-// Config names what the API serves. All fields but Now are required.
+// Config names what the API serves. All fields but Now and Spool are required.
 type Config struct {
 	Register  *device.Register
 	Devices   device.Store
@@ -44,8 +45,13 @@ type Config struct {
 	Status    Status
 	Ledger    Ledger
 	System    System
-	Version   string
-	Now       func() time.Time // nil: time.Now
+	Factory   *factory.Service
+	Batches   Batches
+	// MayReach says why the server sends nothing to a URL; nil if it does.
+	MayReach func(url string) error
+	Spool    string // folder for what is imported, while it is; empty: the system's
+	Version  string
+	Now      func() time.Time // nil: time.Now
 }
 
 // API is the table of operations with their handlers.
@@ -63,6 +69,9 @@ type Row struct {
 	Path    string
 	Action  access.Action
 	MaxBody int64
+	// Stream is how long a piece of a body may take that the operation reads by
+	// itself; zero: the body is read before.
+	Stream time.Duration
 	// LocalOnly operations carry a root's passphrase and are served on the unix
 	// socket only.
 	LocalOnly bool
@@ -70,7 +79,8 @@ type Row struct {
 
 // New returns the API over these services.
 func New(c Config) (*API, error) {
-	if c.Register == nil || c.Devices == nil || c.Authority == nil || c.Access == nil || c.Status == nil || c.Ledger == nil || c.System == nil {
+	if c.Register == nil || c.Devices == nil || c.Authority == nil || c.Access == nil || c.Status == nil || c.Ledger == nil || c.System == nil ||
+		c.Factory == nil || c.Batches == nil || c.MayReach == nil {
 		return nil, errors.New("rest: every field of Config is required")
 	}
 	renderFaults()
@@ -98,6 +108,15 @@ func New(c Config) (*API, error) {
 	a.operators()
 	a.ledger()
 	a.system()
+	a.sites()
+	a.stations()
+	a.orders()
+	a.units()
+	a.manifests()
+	a.chips()
+	a.alarms()
+	a.kpis()
+	a.webhooks()
 	return a, nil
 }
 
@@ -174,9 +193,11 @@ func (a *API) Routes(local bool) ([]server.Route, error) {
 			continue
 		}
 		routes = append(routes, server.Route{
-			Method: row.Method, Path: row.Path, Action: row.Action, MaxBody: row.MaxBody,
+			Method: row.Method, Path: row.Path, Action: row.Action, MaxBody: row.MaxBody, Stream: row.Stream,
 			Handler: func(w http.ResponseWriter, r *http.Request, body []byte) error {
-				r.Body = io.NopCloser(bytes.NewReader(body))
+				if row.Stream == 0 {
+					r.Body = io.NopCloser(bytes.NewReader(body))
+				}
 				a.ServeHTTP(w, r)
 				return nil
 			},
@@ -196,7 +217,8 @@ type op struct {
 	status       int // of success; 0: 200
 	maxBody      int64
 	localOnly    bool
-	slow         bool // may take longer than a listener waits with its answer
+	stream       time.Duration // see Row; the body is octets
+	slow         bool          // may take longer than a listener waits with its answer
 	// everywhere marks acts on what no product, site or owner has to itself. A
 	// caller whose scope is limited does not do them, whatever its actions.
 	everywhere bool
@@ -207,7 +229,7 @@ type op struct {
 func add[I, O any](a *API, o op, handle func(ctx context.Context, c *access.Caller, in *I) (*O, error)) {
 	path := Prefix + o.path
 	noun := strings.Split(strings.TrimPrefix(o.path, "/"), "/")[0]
-	row := Row{Method: o.method, Path: path, Action: o.action, MaxBody: o.maxBody, LocalOnly: o.localOnly}
+	row := Row{Method: o.method, Path: path, Action: o.action, MaxBody: o.maxBody, Stream: o.stream, LocalOnly: o.localOnly}
 	if row.MaxBody == 0 && o.method != http.MethodGet && o.method != http.MethodDelete {
 		row.MaxBody = maxBody
 	}
@@ -216,8 +238,12 @@ func add[I, O any](a *API, o op, handle func(ctx context.Context, c *access.Call
 	if o.slow {
 		around = huma.Middlewares{withoutHurry}
 	}
+	var octets *huma.RequestBody
+	if o.stream > 0 {
+		octets = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/octet-stream": {}}}
+	}
 	huma.Register(a.huma, huma.Operation{
-		Middlewares: around,
+		Middlewares: around, RequestBody: octets,
 		OperationID: operationID(o.method, o.path), Method: o.method, Path: path, Summary: o.summary,
 		Description: "Needs " + string(o.action) + ".", Tags: []string{noun}, DefaultStatus: o.status,
 		MaxBodyBytes: row.MaxBody + 1, Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict},

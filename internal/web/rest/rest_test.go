@@ -93,7 +93,8 @@ func TestLocalAPI(t *testing.T) {
 }
 
 // fill replaces the names in a path by something that could be there.
-var fill = strings.NewReplacer("{device}", "SN-1", "{serial}", "66AA", "{name}", "x", "{id}", "77", "{index}", "1")
+var fill = strings.NewReplacer("{device}", "SN-1", "{serial}", "66AA", "{name}", "x", "{id}", "77", "{index}", "1",
+	"{number}", "PO-1", "{uid}", "0123")
 
 // Each operation is open to exactly those roles and tokens that hold its
 // action. Whoever may gets past the gate, whatever comes then.
@@ -127,6 +128,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 			l.ServeHTTP(answer, r)
 			if answer.Code >= 500 {
 				t.Errorf("%s %s: %d %s", row.Method, row.Path, answer.Code, answer.Body)
+			}
+			if answer.Code == http.StatusForbidden && !strings.Contains(answer.Body.String(), fault.NotAllowed.String()) {
+				return http.StatusOK // past the gate: what was asked for is refused for what it is
 			}
 			return answer.Code
 		}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
@@ -131,38 +130,9 @@ func (a *API) acceptClock(ctx context.Context, c *access.Caller, _ *nothing) (*o
 	return a.systemState(ctx, c, nil)
 }
 
-// backup streams; what fails once bytes are under way cuts the connection, and
-// the file's own trailer tells that it is not whole.
+// backup streams; the file's own trailer tells whether it is whole.
 func (a *API) backup(_ context.Context, c *access.Caller, _ *nothing) (*huma.StreamResponse, error) {
-	return &huma.StreamResponse{Body: func(ctx huma.Context) {
-		ctx.SetHeader("Content-Type", "application/octet-stream")
-		_, w := humago.Unwrap(ctx)
-		out := &stream{Writer: ctx.BodyWriter(), control: http.NewResponseController(w)}
-		err := a.cfg.System.Backup(ctx.Context(), c, out)
-		if err == nil {
-			return
-		}
-		if o, ok := w.(*outcome); ok && !out.begun {
-			o.refusal = err
-			return
-		}
-		panic(http.ErrAbortHandler)
-	}}, nil
-}
-
-// stream gives each piece its own time to be sent, instead of one for all.
-type stream struct {
-	io.Writer
-	control *http.ResponseController
-	begun   bool
-}
-
-// pieceTime is how long a caller may take to accept a piece.
-const pieceTime = time.Minute
-
-// Write sends a piece.
-func (s *stream) Write(b []byte) (int, error) {
-	s.begun = true
-	_ = s.control.SetWriteDeadline(time.Now().Add(pieceTime)) // what has no connection has no time limit
-	return s.Writer.Write(b)
+	return streamed("application/octet-stream", func(ctx context.Context, w io.Writer) error {
+		return a.cfg.System.Backup(ctx, c, w)
+	}), nil
 }

@@ -49,6 +49,7 @@ func newWorld(t testing.TB) *world {
 	w.api, err = rest.New(rest.Config{
 		Register: w.Register, Devices: w.Store, Authority: w.Authority, Access: w.Access, Status: statusAPI{w.Status},
 		Ledger: ledgerAPI{}, System: w.system, Version: "test", Now: w.Now,
+		Factory: w.Factory, Batches: batches{}, MayReach: mayReach, Spool: t.TempDir(),
 	})
 	must(t, err)
 	must(t, w.Access.Bootstrap(t.Context(), "alice"))
@@ -84,6 +85,23 @@ func (w *world) token(t testing.TB, scope access.Scope, actions ...access.Action
 	})
 	must(t, err)
 	return text
+}
+
+// batches stands for the road that a batch goes.
+type batches struct{}
+
+func (batches) IssueBatch(_ context.Context, orderNumber string, bundle []byte) ([]byte, error) {
+	if len(bundle) == 0 {
+		return nil, fault.New(fault.BundleInvalid, "it is empty")
+	}
+	return json.Marshal(map[string]any{"order": orderNumber, "octets": len(bundle)})
+}
+
+func mayReach(url string) error {
+	if !strings.HasPrefix(url, "https://") {
+		return fault.New(fault.WebhookInvalid, "only https")
+	}
+	return nil
 }
 
 type statusAPI struct{ *status.Service }

@@ -20,8 +20,11 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
+	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
+	"github.com/birthmark/birthmark/internal/identity/statement"
 	"github.com/birthmark/birthmark/internal/identity/status"
+	"github.com/birthmark/birthmark/internal/pki/keypool"
 	"github.com/birthmark/birthmark/internal/pki/keystore"
 	"github.com/birthmark/birthmark/internal/pki/profile"
 	"github.com/birthmark/birthmark/internal/web/server"
@@ -34,6 +37,7 @@ type Store interface {
 	access.Store
 	status.Store
 	ledger.Store
+	factory.Store
 }
 
 // RootPassphrase opens the root of a World.
@@ -48,8 +52,12 @@ type World struct {
 	Access    *access.Service
 	Status    *status.Service
 	Enroller  *enroll.Enroller
-	Operator  *access.Caller // may do everything
+	Factory   *factory.Service
+	// Statements signs nonce blocks and replies to batches.
+	Statements *statement.Signer
+	Operator   *access.Caller // may do everything
 
+	dir    string
 	keys   *keystore.Store
 	cursor int64 // of the change feed
 	mu     sync.Mutex
@@ -70,11 +78,11 @@ func NewWorld(t testing.TB, c Config) *World {
 	w := &World{now: time.Now().Truncate(time.Second)}
 	system := access.System()
 	w.Operator = &system
-	dir := t.TempDir()
-	db, closeStore, err := c.Open(filepath.Join(dir, "birthmark.db"), w.Now)
+	w.dir = t.TempDir()
+	db, closeStore, err := c.Open(filepath.Join(w.dir, "birthmark.db"), w.Now)
 	must(t, err)
 	w.Store = db
-	w.keys, err = keystore.Open(keystore.Config{Dir: filepath.Join(dir, "keys"), Rand: rand.Reader, Iterations: 1000})
+	w.keys, err = keystore.Open(keystore.Config{Dir: filepath.Join(w.dir, "keys"), Rand: rand.Reader, Iterations: 1000})
 	must(t, err)
 	w.wire(t)
 	t.Cleanup(func() {
@@ -106,12 +114,42 @@ func (w *World) wire(t testing.TB) {
 		Store: w.Store, Register: w.Store, Leases: leases, Authorities: w.Authority, Now: w.Now, Rand: rand.Reader, Node: "test",
 	})
 	must(t, err)
+	w.wireLine(t, log)
+}
+
+// wireLine adds the factory and the road that asks it.
+func (w *World) wireLine(t testing.TB, log *slog.Logger) {
+	t.Helper()
+	var err error
+	w.Statements, err = statement.Open(context.Background(), statement.Config{
+		Keys: w.keys, Secret: keystore.Secret("issuing"), Certificate: filepath.Join(w.dir, "statement.pem"),
+		Organization: "Acme", Now: w.Now, Rand: rand.Reader,
+	})
+	must(t, err)
+	planes, err := factory.NewPlanes(w.Store)
+	must(t, err)
+	sealer, err := factory.NewSealer([32]byte{1}, rand.Reader)
+	must(t, err)
+	w.Factory, err = factory.New(factory.Config{
+		Store: w.Store, Register: w.Store, Authorities: w.Authority, Approvals: w.Access, Ledger: w.Store, Planes: planes,
+		Statements: w.Statements, Secrets: sealer, Now: w.Now, Rand: rand.Reader, Node: "test", Logger: log,
+	})
+	must(t, err)
+	pool, err := keypool.New(keypool.Config{Rand: rand.Reader})
+	must(t, err)
+	t.Cleanup(pool.Close)
 	w.Enroller, err = enroll.New(enroll.Config{
-		Devices: w.Store, Authorities: w.Authority, Approvals: w.Store, MayIssue: func() error { return nil },
-		Now: w.Now, Logger: log,
+		Devices: w.Store, Authorities: w.Authority, Approvals: w.Store, MayIssue: func() error { return nil }, Now: w.Now, Logger: log,
+		Line: &enroll.Line{Store: w.Store, Planes: planes, Keys: pool, Alarms: alarms{w.Factory}, Status: w.Status, Random: rand.Reader},
 	})
 	must(t, err)
 }
+
+// alarms is the factory as the road raises alarms.
+type alarms struct{ factory *factory.Service }
+
+// Raise raises an alarm.
+func (a alarms) Raise(_ context.Context, _ string, x factory.Alarm) { a.factory.Raise(x) }
 
 func (w *World) install(t testing.TB, profiles []string) {
 	t.Helper()
