@@ -53,6 +53,10 @@ type Settings struct {
 	// folder.
 	WitnessFiles []string `yaml:"witness_files" help:"Files that witness the ledger's checkpoints." env:"BIRTHMARK_WITNESS_FILES"`
 
+	// Hosts (with or without a port) that webhooks may reach although they have
+	// private addresses or no TLS, such as an ERP in the same building.
+	WebhookHosts []string `yaml:"webhook_hosts" help:"Hosts that webhooks may reach at private addresses and without TLS." env:"BIRTHMARK_WEBHOOK_HOSTS"`
+
 	// Log lines of at least this level: debug, info, warn, error.
 	LogLevel string `yaml:"log_level" help:"Least level of log lines." default:"info" enum:"debug,info,warn,error" env:"BIRTHMARK_LOG_LEVEL"`
 	// text or json.

@@ -37,7 +37,7 @@ func (s *service) consoleRoutes(local bool) ([]server.Route, error) {
 // registerMetrics adds what is read when metrics are asked for.
 func (s *service) registerMetrics() error {
 	for _, c := range []prometheus.Collector{
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &gauges{service: s},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &gauges{service: s}, &lineGauges{node: s.node},
 	} {
 		if err := s.registry.Register(c); err != nil {
 			return err

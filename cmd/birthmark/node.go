@@ -53,6 +53,7 @@ type node struct {
 	register  *device.Register
 	status    *status.Service
 	enroller  *enroll.Enroller
+	line      *line // what production lines need; nil until openLine
 	clock     *enroll.Clock
 	sequencer *ledger.Sequencer
 	feed      *ledger.Feed
@@ -156,13 +157,6 @@ func (n *node) wire(ctx context.Context, o nodeOptions) (err error) {
 	started := time.Now()
 	n.clock, err = enroll.NewClock(ctx, enroll.ClockConfig{
 		Store: n.store, Now: now, Monotonic: func() time.Duration { return time.Since(started) },
-	})
-	if err != nil {
-		return err
-	}
-	n.enroller, err = enroll.New(enroll.Config{
-		Devices: n.store, Authorities: n.authority, Approvals: n.store, MayIssue: n.mayIssue,
-		Now: now, Logger: n.log,
 	})
 	return err
 }
@@ -308,6 +302,9 @@ func (n *node) close(ctx context.Context) error {
 		return nil
 	}
 	var errs []error
+	if n.line != nil {
+		errs = append(errs, n.line.close(ctx))
+	}
 	if n.authority != nil {
 		errs = append(errs, n.authority.Close(ctx))
 	}

@@ -123,6 +123,9 @@ func (n *node) localHandler(ctx context.Context) (http.Handler, error) {
 	if err := n.authority.Start(ctx); err != nil {
 		return nil, err
 	}
+	if err := n.openLine(ctx); err != nil {
+		return nil, err
+	}
 	user, err := localUser()
 	if err != nil {
 		return nil, err
@@ -228,6 +231,11 @@ func (a *api) send(ctx context.Context, method, path string, in any) (*http.Resp
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	return a.perform(req)
+}
+
+// perform sends a request that is ready.
+func (a *api) perform(req *http.Request) (*http.Response, error) {
 	if a.token != "" {
 		req.Header.Set("Authorization", "Bearer "+a.token)
 	}

@@ -23,6 +23,7 @@ func (s *service) deviceRoutes() []server.Route {
 		{"GET", "csrattrs", access.Enroll, h.CSRAttrs},
 		{"POST", "simpleenroll", access.Enroll, h.SimpleEnroll},
 		{"POST", "simplereenroll", access.Enroll, h.SimpleReenroll},
+		{"POST", "serverkeygen", access.Enroll, h.ServerKeyGen},
 	}
 	var routes []server.Route
 	for _, o := range operations {
@@ -33,6 +34,11 @@ func (s *service) deviceRoutes() []server.Route {
 			}
 			routes = append(routes, r)
 		}
+	}
+	for _, o := range s.stations.Operations() {
+		routes = append(routes, server.Route{
+			Method: o.Method, Path: o.Path, Action: o.Action, MaxBody: o.MaxBody, Stream: o.Stream, Handler: o.Handler,
+		})
 	}
 	return routes
 }

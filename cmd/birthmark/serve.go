@@ -23,7 +23,9 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/identity/status"
+	"github.com/birthmark/birthmark/internal/outbound/webhook"
 	"github.com/birthmark/birthmark/internal/pki/profile"
+	"github.com/birthmark/birthmark/internal/protocol/station"
 	"github.com/birthmark/birthmark/internal/web/server"
 )
 
@@ -67,6 +69,7 @@ type service struct {
 	registry *prometheus.Registry
 	metrics  *server.Metrics
 	ready    atomic.Bool
+	stations *station.Handlers
 
 	device  server.Certificate
 	console server.Certificate
@@ -100,6 +103,9 @@ func (n *node) serve(ctx context.Context, started func(addresses)) error {
 		return err
 	}
 	if err := s.registerMetrics(); err != nil {
+		return err
+	}
+	if err := s.openStations(); err != nil {
 		return err
 	}
 	if err := s.renewServerCertificates(ctx); err != nil {
@@ -173,7 +179,14 @@ func (n *node) start(ctx context.Context) error {
 	if err := n.openFeed(ctx); err != nil {
 		return err
 	}
-	return n.authority.Start(ctx)
+	if err := n.authority.Start(ctx); err != nil {
+		return err
+	}
+	if err := n.openLine(ctx); err != nil {
+		return err
+	}
+	n.feed.Subscribe(webhook.FollowedClasses, n.line.webhooks.Follow)
+	return nil
 }
 
 // openFeed has the caches follow what is committed, here and on other nodes. It
@@ -187,6 +200,19 @@ func (n *node) openFeed(ctx context.Context) (err error) {
 	n.feed.Subscribe(access.FollowedClasses, n.access.Follow)
 	n.feed.Subscribe(status.FollowedClasses, n.status.Follow)
 	return nil
+}
+
+// openStations makes the operations of stations, with a counter of what they
+// refuse.
+func (s *service) openStations() (err error) {
+	refusals := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "birthmark_station_refusals_total", Help: "Sessions and items of stations that were refused, by code.",
+	}, []string{"code"})
+	if err := s.registry.Register(refusals); err != nil {
+		return err
+	}
+	s.stations, err = s.node.stationHandlers(func(c fault.Code) { refusals.WithLabelValues(c.String()).Inc() })
+	return err
 }
 
 // listen opens all sockets before anything is served, so that a taken address
@@ -316,6 +342,8 @@ func (s *service) jobs() []func(context.Context) error {
 		n.sequencer.Run,
 		n.feed.Run,
 		n.status.Run,
+		n.line.factory.Run,
+		n.line.webhooks.Run,
 		func(ctx context.Context) error { return every(ctx, 5*time.Second, n.saveClock) },
 		func(ctx context.Context) error { return every(ctx, time.Hour, s.renew) },
 	}

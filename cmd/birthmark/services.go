@@ -13,6 +13,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/identity/status"
 	"github.com/birthmark/birthmark/internal/pki/keystore"
+	"github.com/birthmark/birthmark/internal/protocol/station"
 	"github.com/birthmark/birthmark/internal/web/rest"
 	"github.com/birthmark/birthmark/internal/web/server"
 )
@@ -20,9 +21,15 @@ import (
 // apiRoutes puts the management API into a listener's table; local adds what
 // carries a root's passphrase.
 func (n *node) apiRoutes(local bool) ([]server.Route, error) {
+	stations, err := n.stationHandlers(nil)
+	if err != nil {
+		return nil, err
+	}
 	a, err := rest.New(rest.Config{
 		Register: n.register, Devices: n.store, Authority: n.authority, Access: n.access,
 		Status: statusAPI{n.status}, Ledger: ledgerAPI{n}, System: systemAPI{n}, Version: version,
+		Factory: n.line.factory, Batches: station.NewBatches(stations, n.line.statements), MayReach: n.line.guard.Check,
+		Spool: string(n.folder),
 	})
 	if err != nil {
 		return nil, err
