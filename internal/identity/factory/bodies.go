@@ -159,12 +159,12 @@ type builtInBody struct {
 }
 
 type failedBody struct {
-	Order   int64  `json:"order"`
-	Station int64  `json:"station"`
-	Product int64  `json:"product,omitempty"`
-	Serial  string `json:"device_serial,omitempty"`
-	Code    string `json:"code"`
-	Count   int64  `json:"count,omitempty"` // of refusals by the server, several in one entry
+	Order        int64  `json:"order"`
+	Station      int64  `json:"station"`
+	Product      int64  `json:"product,omitempty"`
+	DeviceSerial string `json:"device_serial,omitempty"`
+	Code         string `json:"code"`
+	Count        int64  `json:"count,omitempty"` // of refusals by the server, several in one entry
 }
 
 type alarmBody struct {

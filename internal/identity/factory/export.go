@@ -18,25 +18,25 @@ import (
 
 // exportedUnit is a line of an exported account.
 type exportedUnit struct {
-	Serial      string `json:"serial"`
-	Device      string `json:"device"`
-	State       string `json:"state"`
-	Spare       bool   `json:"spare"`
-	Station     string `json:"station"`
-	Chip        string `json:"chip,omitempty"`
-	Reference   string `json:"reference,omitempty"`
-	Evidence    string `json:"evidence,omitempty"`
-	IssuedAt    string `json:"issuedAt"`
-	ConfirmedAt string `json:"confirmedAt,omitempty"`
-	ShippedAt   string `json:"shippedAt,omitempty"`
-	ActivatedAt string `json:"activatedAt,omitempty"`
-	EndedAt     string `json:"endedAt,omitempty"`
-	Reason      string `json:"reason,omitempty"`
+	DeviceSerial string `json:"serial"`
+	Device       string `json:"device"`
+	State        string `json:"state"`
+	Spare        bool   `json:"spare"`
+	Station      string `json:"station"`
+	Chip         string `json:"chip,omitempty"`
+	Reference    string `json:"reference,omitempty"`
+	Evidence     string `json:"evidence,omitempty"`
+	IssuedAt     string `json:"issuedAt"`
+	ConfirmedAt  string `json:"confirmedAt,omitempty"`
+	ShippedAt    string `json:"shippedAt,omitempty"`
+	ActivatedAt  string `json:"activatedAt,omitempty"`
+	EndedAt      string `json:"endedAt,omitempty"`
+	Reason       string `json:"reason,omitempty"`
 }
 
 func exported(u *Unit, n *Names) exportedUnit {
 	x := exportedUnit{
-		Serial: u.DeviceSerial, Device: u.Device.String(), State: u.State.String(), Spare: u.Spare, Station: n.Station(u.Station),
+		DeviceSerial: u.DeviceSerial, Device: u.Device.String(), State: u.State.String(), Spare: u.Spare, Station: n.Station(u.Station),
 		Reference: u.Reference, Evidence: u.Evidence, IssuedAt: text(u.IssuedAt), ConfirmedAt: text(u.ConfirmedAt),
 		ShippedAt: text(u.ShippedAt), ActivatedAt: text(u.ActivatedAt), EndedAt: text(u.EndedAt), Reason: u.Reason,
 	}
@@ -53,7 +53,7 @@ var columns = []string{
 
 func (x *exportedUnit) cells() []string {
 	return []string{
-		x.Serial, x.Device, x.State, strconv.FormatBool(x.Spare), x.Station, x.Chip, cell(x.Reference), x.Evidence,
+		x.DeviceSerial, x.Device, x.State, strconv.FormatBool(x.Spare), x.Station, x.Chip, cell(x.Reference), x.Evidence,
 		x.IssuedAt, x.ConfirmedAt, x.ShippedAt, x.ActivatedAt, x.EndedAt, cell(x.Reason),
 	}
 }

@@ -195,9 +195,6 @@ func (s *Service) end(ctx context.Context, actor string, u *Unit, e Ending) erro
 	return nil
 }
 
-// maxDetail is how much of a failure's words is kept.
-const maxDetail = 200
-
 // Failed counts an attempt that failed at the line.
 func (s *Service) Failed(ctx context.Context, st StationRef, f *station.Failed) error {
 	code, err := parseCode(f.Code)
@@ -213,7 +210,7 @@ func (s *Service) Failed(ctx context.Context, st StationRef, f *station.Failed) 
 	}
 	return s.store.Count(ctx, []Tally{s.failure(st, o, code, 1)}, ledger.Entry{
 		Kind: ledger.UnitFailed, At: s.now(), Actor: st.Actor(),
-		Body: ledger.JSON(failedBody{Order: o.ID, Station: st.ID, Product: o.Product, Serial: f.Serial, Code: code.String()}),
+		Body: ledger.JSON(failedBody{Order: o.ID, Station: st.ID, Product: o.Product, DeviceSerial: f.Serial, Code: code.String()}),
 	})
 }
 

@@ -215,3 +215,7 @@ func TestExpiredNonceBlocksArePruned(t *testing.T) {
 	_, err = w.store.NonceBlock(t.Context(), id)
 	w.refused(err, fault.NonceInvalid)
 }
+
+func stationNonces(order string) station.NoncesRequest {
+	return station.NoncesRequest{Order: order, Count: 1}
+}

@@ -100,8 +100,13 @@ func newWorld(t testing.TB) *world {
 // service returns another factory service over the same record.
 func (w *world) service(node string, planes *factory.Planes) *factory.Service {
 	w.t.Helper()
+	return w.serviceOver(w.store, node, planes)
+}
+
+func (w *world) serviceOver(record factory.Store, node string, planes *factory.Planes) *factory.Service {
+	w.t.Helper()
 	s, err := factory.New(factory.Config{
-		Store: w.store, Register: w.store, Authorities: w.authorities, Approvals: w.approvals, Ledger: w.store, Planes: planes,
+		Store: record, Register: w.store, Authorities: w.authorities, Approvals: w.approvals, Ledger: w.store, Planes: planes,
 		Statements: w.statements, Now: w.clock.now, Rand: rand.Reader, Node: node, Secrets: w.secrets,
 	})
 	w.ok(err)
