@@ -73,9 +73,10 @@ func (im *importing) microchipEntry(signatures *signatures, raw []byte, remark f
 
 // jws is one element of the array.
 type jws struct {
-	protected, payload64 string // as they are signed
-	payload, signature   []byte
-	uniqueID             string // of the unsigned header
+	protected          string
+	payload64          []byte // as it is signed
+	payload, signature []byte
+	uniqueID           string // of the unsigned header
 }
 
 func parseJWS(raw []byte) (*jws, error) {
@@ -86,7 +87,7 @@ func parseJWS(raw []byte) (*jws, error) {
 			e.protected, err = text(value)
 		case "payload":
 			if e.payload, err = octets(value, base64url); err == nil {
-				e.payload64 = string(value[1 : len(value)-1])
+				e.payload64 = value[1 : len(value)-1]
 			}
 		case "signature":
 			e.signature, err = octets(value, base64url)

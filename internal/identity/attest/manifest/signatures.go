@@ -62,7 +62,7 @@ func (s *signatures) verify(e *jws) (*signer, error) {
 	h := p.hash.New()
 	h.Write([]byte(e.protected))
 	h.Write([]byte{'.'})
-	h.Write([]byte(e.payload64))
+	h.Write(e.payload64)
 	if !p.verify(h.Sum(nil), e.signature) {
 		return nil, fault.New(fault.ManifestSignature, "the signature is not the signer's over this entry")
 	}
