@@ -102,7 +102,7 @@ func TestChainWithABrokenLinkIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuing.RawIssuer = nil
+	issuing.PublicKey = m.SignerKey().Public()
 	twin, err := x509.CreateCertificate(nil, issuing, issuing, m.SignerKey().Public(), m.SignerKey())
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +112,7 @@ func TestChainWithABrokenLinkIsRefused(t *testing.T) {
 	for name, chain := range map[string]string{
 		"another maker's issuer": pemOf(cert) + pemOf(other.Issuing()),
 		"twin of the issuer":     pemOf(cert) + pemOf(twin),
-		"issuer left out":    pemOf(cert) + pemOf(m.Root()),
+		"issuer left out":        pemOf(cert) + pemOf(m.Root()),
 		"signature changed":      pemOf(flipped) + pemOf(m.Issuing()),
 		"leaf as issuer":         pemOf(cert) + pemOf(cert),
 	} {
