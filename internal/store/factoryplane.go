@@ -1,7 +1,9 @@
 package store
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/factory"
@@ -23,12 +25,14 @@ func (s *Store) Plane(ctx context.Context) (factory.Plane, error) {
 		if p.Stations, err = readStations(ctx, q, access.Everything()); err != nil {
 			return err
 		}
-		return each(q.query(ctx, "SELECT "+orderColumns+" FROM production_order WHERE state IN ($1, $2) ORDER BY id",
+		err = each(q.query(ctx, "SELECT "+orderColumns+" FROM production_order WHERE state IN ($1, $2)",
 			int64(factory.OrderPlanned), int64(factory.OrderOpen)))(func(r row) error {
 			o, err := scanOrder(r)
 			p.Orders = append(p.Orders, o)
 			return err
 		})
+		slices.SortFunc(p.Orders, func(a, b factory.Order) int { return cmp.Compare(a.ID, b.ID) })
+		return err
 	})
 	return p, err
 }
