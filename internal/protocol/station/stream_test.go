@@ -83,7 +83,7 @@ func post(t *testing.T, l *webtest.Listener, body io.Reader) []station.Result {
 	return results(t, resp.Body)
 }
 
-func results(t *testing.T, r io.Reader) (all []station.Result) {
+func results(t testing.TB, r io.Reader) (all []station.Result) {
 	t.Helper()
 	d := json.NewDecoder(r)
 	for {

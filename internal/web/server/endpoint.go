@@ -204,7 +204,8 @@ func (e *endpoint) refuse(w *recorder, l line) {
 	if (f.Kind == fault.Unavailable || f.Kind == fault.Exhausted) && w.Header().Get("Retry-After") == "" {
 		w.Header().Set("Retry-After", retryAfter)
 	}
-	if f.Code == fault.RequestTooLarge || f.Code == fault.RequestTooSlow {
+	// What is left of a stream is not read: nothing can follow on its connection.
+	if f.Code == fault.RequestTooLarge || f.Code == fault.RequestTooSlow || e.route.Stream > 0 {
 		w.Header().Set("Connection", "close")
 	}
 	if e.route.Fault != nil {
