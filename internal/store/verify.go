@@ -47,6 +47,7 @@ func (s *Store) DeviceRows(ctx context.Context, after int64, limit int) ([]ledge
 			ID: int64(d.ID), DeviceSerial: d.DeviceSerial, Product: d.Product, Site: d.Site, Owner: d.Owner, Region: d.Region,
 			Labels: d.Labels, State: uint8(d.State), Version: d.Version, Secret: d.Secret.Hash,
 			SecretSpent: d.Secret.SpentAt, SecretSPKI: d.Secret.SpentSPKI, Current: current, RegisteredAt: d.RegisteredAt,
+			Order: d.Order, Chip: d.Chip, BuiltInto: int64(d.BuiltInto),
 		})
 		return nil
 	})

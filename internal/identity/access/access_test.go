@@ -124,6 +124,7 @@ func TestRolesHoldWhatTheTableSays(t *testing.T) {
 	}{
 		{access.Viewer, []access.Action{access.DeviceRead}, []access.Action{access.DeviceRegister, access.LedgerRead}},
 		{access.LineLead, []access.Action{access.DeviceRegister}, []access.Action{access.DeviceManage, access.CertificateRevoke}},
+		{access.Planner, []access.Action{access.OrderManage, access.ApprovalDecide}, []access.Action{access.DeviceManage, access.ManifestManage, access.CertificateRevoke}},
 		{access.RAOfficer, []access.Action{access.CertificateRevoke, access.ApprovalDecide}, []access.Action{access.AuthorityManage, access.AccessManage}},
 		{access.CAOfficer, []access.Action{access.AuthorityManage, access.ApprovalDecide}, []access.Action{access.AccessManage, access.CertificateIssue}},
 		{access.Auditor, []access.Action{access.LedgerRead}, []access.Action{access.DeviceRegister, access.ApprovalDecide}},
@@ -147,7 +148,7 @@ func TestRolesHoldWhatTheTableSays(t *testing.T) {
 			t.Errorf("%s holds a marker", row.role)
 		}
 	}
-	if len(access.Roles()) != 6 {
+	if len(access.Roles()) != 7 {
 		t.Fatal("a role is not in this test")
 	}
 }

@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"math/big"
@@ -24,6 +25,7 @@ const (
 // tokenBody is the ledger's record of a token.
 type tokenBody struct {
 	ID        int64    `json:"id,omitempty"`
+	Hash      string   `json:"sha256"`
 	Name      string   `json:"name,omitempty"`
 	Actions   []Action `json:"actions,omitempty"`
 	Products  []int64  `json:"products,omitempty"`
@@ -31,6 +33,14 @@ type tokenBody struct {
 	Owners    []int64  `json:"owners,omitempty"`
 	All       bool     `json:"all,omitempty"`
 	ExpiresAt int64    `json:"expires_at,omitempty"`
+	Revoked   bool     `json:"revoked,omitempty"`
+}
+
+func bodyOfToken(t *Token) ledger.Body {
+	return ledger.JSON(tokenBody{
+		ID: t.ID, Hash: hex.EncodeToString(t.Hash[:]), Name: t.Name, Actions: t.Actions, Products: t.Products, Sites: t.Sites,
+		Owners: t.Owners, All: t.All, ExpiresAt: t.ExpiresAt.Unix(), Revoked: !t.RevokedAt.IsZero(),
+	})
 }
 
 // CreateToken makes a token and returns it with its text, which is not kept and
@@ -56,11 +66,7 @@ func (s *Service) CreateToken(ctx context.Context, by Caller, t Token) (Token, s
 	t.Hash = sha256.Sum256([]byte(text))
 	t.Operator, t.CreatedAt = by.Operator, now
 	t.ID, err = s.store.AddToken(ctx, t, ledger.Entry{
-		Kind: ledger.TokenCreated, At: now, Actor: by.Name,
-		Body: ledger.JSON(tokenBody{
-			Name: t.Name, Actions: t.Actions, Products: t.Products, Sites: t.Sites,
-			Owners: t.Owners, All: t.All, ExpiresAt: t.ExpiresAt.Unix(),
-		}),
+		Kind: ledger.TokenCreated, At: now, Actor: by.Name, Body: bodyOfToken(&t),
 	})
 	if err != nil {
 		return Token{}, "", err
@@ -115,9 +121,10 @@ func (s *Service) RevokeToken(ctx context.Context, by Caller, id int64) error {
 	if !all[i].RevokedAt.IsZero() {
 		return nil
 	}
+	all[i].RevokedAt = now
 	defer s.forget()
 	return s.store.RevokeToken(ctx, id, now.Unix(), ledger.Entry{
-		Kind: ledger.TokenRevoked, At: now, Actor: by.Name, Body: ledger.JSON(tokenBody{ID: id}),
+		Kind: ledger.TokenRevoked, At: now, Actor: by.Name, Body: bodyOfToken(&all[i]),
 	})
 }
 

@@ -228,6 +228,11 @@ type productBody struct {
 	PartNumbers   []string `json:"part_numbers"`
 	Profiles      []string `json:"profiles"`
 	LeastEvidence string   `json:"least_evidence"`
+	ChipTypes     []string `json:"chip_types,omitempty"`
+	KeyModel      string   `json:"key_model,omitempty"`
+	IDevIDProfile string   `json:"idevid_profile,omitempty"`
+	SerialPattern string   `json:"serial_pattern,omitempty"`
+	ExternalRef   string   `json:"external_ref,omitempty"`
 }
 
 var productName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9 ._+-]{0,62}[A-Za-z0-9+])?$`)
@@ -271,5 +276,8 @@ func (s *Service) checkProduct(ctx context.Context, p *device.Product) error {
 }
 
 func productRecord(p *device.Product) ledger.Body {
-	return ledger.JSON(productBody{p.ID, p.Name, p.Description, p.PartNumbers, p.Profiles, p.LeastEvidence})
+	return ledger.JSON(productBody{
+		p.ID, p.Name, p.Description, p.PartNumbers, p.Profiles, p.LeastEvidence,
+		p.ChipTypes, string(p.KeyModel), p.IDevIDProfile, p.SerialPattern, p.ExternalRef,
+	})
 }

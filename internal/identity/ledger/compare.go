@@ -33,6 +33,9 @@ func (v *verification) rows(ctx context.Context) error {
 		{"certificates", v.credentials},
 		{"revocations", v.revocations},
 		{"CRLs", v.crls},
+		{"units", v.units},
+		{"orders", v.quotas},
+		{"control plane", v.controlPlane},
 	} {
 		v.progress.Stage, v.progress.Done = stage.name, 0
 		if err := stage.run(ctx, begin); err != nil {
@@ -302,6 +305,9 @@ func (v *verification) device(ctx context.Context, row *DeviceRow, before int64)
 		{"site", row.Site, d.site},
 		{"owner", row.Owner, d.owner},
 		{"number of slots", len(row.Current), int(d.slots)},
+		{"production order", row.Order, d.order},
+		{"chip", fmt.Sprintf("%016x", row.Chip), fmt.Sprintf("%016x", d.chip)},
+		{"system it is built into", fmt.Sprintf("%016x", row.BuiltInto), fmt.Sprintf("%016x", d.builtInto)},
 	}
 	if r.spentDigest(row.SecretSpent, &row.SecretSPKI) != d.spent {
 		return false, badRow(what, d.touched, "when the one-time secret was spent (%d), or with which key, is not what the entry says", seconds(row.SecretSpent))

@@ -119,9 +119,6 @@ func (r *register) readBack(at int64, when time.Time, b *ConfirmedUnit) error {
 
 // endUnit is what the end of a unit does to its device.
 func (r *register) endUnit(at int64, b *EndedUnit) error {
-	if !r.mine(b.Device, b.Credential) {
-		return nil
-	}
 	if err := r.raise(at, b.Device); err != nil {
 		return err
 	}

@@ -36,12 +36,16 @@ type memory struct {
 	revocations []RevocationRow
 	serials     map[int64]LeaseRow
 	crls        []CRLRow
+	units       map[int64]UnitRow
+	orders      map[int64]OrderRow
+	records     []RecordRow
 }
 
 func newMemory() *memory {
 	return &memory{
 		tiles: map[[2]int64][]byte{}, private: map[int64]*Private{}, leases: map[string]Lease{},
 		credentials: map[int64]CredentialRow{}, devices: map[int64]DeviceRow{}, serials: map[int64]LeaseRow{},
+		units: map[int64]UnitRow{}, orders: map[int64]OrderRow{},
 	}
 }
 
@@ -206,6 +210,24 @@ func (m *memory) CRLRows(context.Context) ([]CRLRow, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.crls), m.asked("crls")
+}
+
+func (m *memory) UnitRows(_ context.Context, after int64, limit int) ([]UnitRow, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return pageOf(m.units, after, limit), m.asked("units")
+}
+
+func (m *memory) OrderRows(_ context.Context, after int64, limit int) ([]OrderRow, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return pageOf(m.orders, after, limit), m.asked("orders")
+}
+
+func (m *memory) RecordRows(context.Context) ([]RecordRow, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.records), m.asked("records")
 }
 
 var errInjected = errors.New("injected")

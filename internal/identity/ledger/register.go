@@ -41,6 +41,11 @@ type register struct {
 	issued      map[int64]int64 // certificates of each authority
 	keys        claims          // of public keys
 	serials     claims          // of certificate serials
+	units       table[unitState]
+	orders      map[int64]*orderState // accounts, by the order's number in the database
+	records     map[recordKey]*recordState
+	nouns       map[string]int64 // records of each noun
+	restored    int64            // newest entry of a restored backup, 0: none
 	scratch     tuple
 }
 
@@ -60,6 +65,8 @@ type deviceState struct {
 	fixed         uint64 // device serial, product, time of registration
 	rest          uint64 // region, labels, secret
 	site, owner   int64
+	order, chip   int64
+	builtInto     int64
 	spent         uint64 // when and with which key the secret was spent
 	credential    int64  // of the first slot
 	slot          int16
@@ -118,7 +125,8 @@ func (c *claims) add(n claim) {
 func newRegister(seed maphash.Seed, pass, passes uint64) *register {
 	return &register{
 		seed: seed, pass: pass, passes: passes, moreSlots: map[slotKey]int64{}, revoked: map[int64]*revokedState{}, releasedAt: map[int64]int64{},
-		crls: map[crlKey]*crlState{}, issued: map[int64]int64{},
+		crls: map[crlKey]*crlState{}, issued: map[int64]int64{}, orders: map[int64]*orderState{}, records: map[recordKey]*recordState{},
+		nouns: map[string]int64{},
 	}
 }
 
@@ -271,10 +279,17 @@ func (r *register) fold(p *Parsed) error {
 		return r.change(at, b)
 	case *Discarded:
 		return r.discard(at, b)
+	case *IssuedUnit:
+		return r.issueUnit(at, p.At, b)
 	case *ConfirmedUnit:
-		return r.readBack(at, p.At, b)
+		return r.confirmUnit(at, p.At, b)
 	case *EndedUnit:
-		return r.endUnit(at, b)
+		return r.scrapUnit(at, b)
+	case Raw:
+		if p.Kind == UnitsBuiltIn {
+			return r.buildIn(at, b)
+		}
+		return r.record(at, p.Kind, b)
 	}
 	return nil
 }

@@ -21,6 +21,11 @@ type Rows interface {
 	LeaseRows(ctx context.Context, after int64, limit int) ([]LeaseRow, error)
 	// CRLRows returns the published list of each authority and shard.
 	CRLRows(ctx context.Context) ([]CRLRow, error)
+	// UnitRows and OrderRows page by ID from the one above after.
+	UnitRows(ctx context.Context, after int64, limit int) ([]UnitRow, error)
+	OrderRows(ctx context.Context, after int64, limit int) ([]OrderRow, error)
+	// RecordRows returns all records of the control plane.
+	RecordRows(ctx context.Context) ([]RecordRow, error)
 }
 
 // CredentialRow is device.Credential in plain numbers; device imports ledger
@@ -67,6 +72,9 @@ type DeviceRow struct {
 	SecretSPKI   [32]byte
 	Current      map[string]int64 // slot to credential
 	RegisteredAt time.Time
+	Order        int64 // production order that made it
+	Chip         int64
+	BuiltInto    int64
 }
 
 // RevocationRow is status.Revocation in plain numbers.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
@@ -22,6 +23,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/identity/status"
 	"github.com/birthmark/birthmark/internal/store"
@@ -35,6 +37,7 @@ type plant struct {
 	lease device.SerialLease
 	used  int
 	keys  uint64
+	order int64 // production order
 }
 
 func openStore(t *testing.T, path string, readOnly bool) *store.Store {
@@ -163,6 +166,7 @@ func (p *plant) run() {
 	i := authority.Installation{Organization: "Acme", StatusURL: "http://pki.example.com", CreatedAt: p.now}
 	p.ok(p.s.Install(ctx, i, p.entry(ledger.Installed, ledger.JSON(map[string]string{"organization": "Acme"}))))
 	p.ok(p.s.FenceNode(ctx, p.s.Node(), p.now))
+	p.control()
 	devices := p.register(40)
 	for round := range 4 {
 		for k, d := range devices {
@@ -195,6 +199,7 @@ func (p *plant) run() {
 		p.signCRL(int64(round + 1))
 		p.register(5)
 	}
+	p.line()
 }
 
 func TestVerifyOnSQLite(t *testing.T) {
@@ -227,7 +232,7 @@ func TestVerifyOnSQLite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Certificates < 100 || r.Devices != 60 || r.Revocations == 0 || r.CRLs != 1 || r.Checkpoint != r.Entries {
+	if r.Certificates < 100 || r.Devices != 66 || r.Units != 6 || r.Records < 9 || r.Revocations == 0 || r.CRLs != 1 || r.Checkpoint != r.Entries {
 		t.Errorf("%+v", r)
 	}
 
@@ -237,7 +242,7 @@ func TestVerifyOnSQLite(t *testing.T) {
 	}
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	made, named := 0, 0
-	for round := range 240 {
+	for round := range 280 {
 		copied := filepath.Join(t.TempDir(), "copy.db")
 		p.ok(os.WriteFile(copied, whole, 0o600))
 		what := tamper(t, copied, random)
@@ -254,7 +259,7 @@ func TestVerifyOnSQLite(t *testing.T) {
 		}
 	}
 	// What makes the database unreadable is an error, but of the store.
-	if made < 150 || named < made*9/10 {
+	if made < 160 || named < made*9/10 {
 		t.Errorf("%d edits were possible, %d were named", made, named)
 	}
 }
@@ -281,6 +286,18 @@ var guarded = map[string][]string{
 	"ledger_tile":    nil,
 	"ledger_private": {"id"}, // what is not found was erased
 	"checkpoint":     {"made_at"},
+	"unit":           {"ended_at", "reason", "shipped_at", "activated_at"},
+	"production_order": {
+		"terms", "created_at", "opened_at", "closed_at", "shipped", "activated", // who is shipped and active is with the units and devices
+	},
+	"authority":       {"created_at", "changed_at"},
+	"profile_version": {"version", "digest", "author", "approval", "imported_at"}, // the text is hashed anew
+	"product":         {"created_at"},
+	"est_label":       nil,
+	"token":           {"name", "operator", "created_at", "revoked_at"},
+	"site":            {"created_at"},
+	"station":         {"version", "code_hash", "code_expires_at", "code_spent_at", "code_spki", "credential", "created_at", "changed_at"},
+	"manifest_signer": {"pinned_by", "pinned_at", "withdrawn_at"},
 }
 
 // tamper makes one random edit and says which; "" if nothing changed.
@@ -310,7 +327,11 @@ func tamper(t *testing.T, path string, r *mathrand.Rand) string {
 		return ""
 	default:
 		query = fmt.Sprintf(`UPDATE OR IGNORE %s SET %s = CASE typeof(%s) WHEN 'integer' THEN %s + 1000000 WHEN 'text' THEN %s || 'x'
-WHEN 'null' THEN x'01' ELSE CAST(substr(%s, 1, length(%s) - 1) || x'ee' AS BLOB) END WHERE %s`, table, column, column, column, column, column, column, key)
+WHEN 'null' THEN x'01' ELSE CAST(substr(%s, 1, length(%s) - 1) || CASE substr(%s, -1) WHEN x'ee' THEN x'ef' ELSE x'ee' END AS BLOB) END WHERE %s`,
+			table, column, column, column, column, column, column, column, key)
+		if column == "sees_all" || column == "frozen" {
+			query = fmt.Sprintf("UPDATE %s SET %s = 1 - %s WHERE %s", table, column, column, key)
+		}
 	}
 	result, err := db.ExecContext(t.Context(), query)
 	if err != nil {
@@ -341,4 +362,101 @@ func columnsOf(t *testing.T, db *sql.DB, table string) (names []string) {
 		names = append(names, name)
 	}
 	return names
+}
+
+// control is what people set up: one record of each kind.
+func (p *plant) control() {
+	p.Helper()
+	ctx := p.Context()
+	body := func(fields ...any) ledger.Body {
+		m := map[string]any{}
+		for i := 0; i < len(fields); i += 2 {
+			m[fields[i].(string)] = fields[i+1]
+		}
+		return ledger.JSON(m)
+	}
+	a := authority.Authority{Name: "issuing", Kind: authority.Issuing, State: authority.Active, KeyURI: "file:issuing", Certificate: []byte("ca"), CRLShards: 1, CreatedAt: p.now, ChangedAt: p.now}
+	_, err := p.s.AddAuthority(ctx, a, p.entry(ledger.AuthorityCreated, body("name", a.Name, "authority_kind", a.Kind, "state", "active",
+		"key_uri", a.KeyURI, "certificate", hexOf(sha256.Sum256(a.Certificate)), "parent", 0, "credential", 0, "crl_shards", 1)))
+	p.ok(err)
+	text := []byte("name: cloud\n")
+	digest := sha256.Sum256(text)
+	_, err = p.s.AddProfileVersion(ctx, authority.ProfileVersion{Name: "cloud", Text: text, Digest: digest, Author: "eve", ImportedAt: p.now},
+		p.entry(ledger.ProfileImported, body("name", "cloud", "digest", hexOf(digest))))
+	p.ok(err)
+	_, err = p.s.AddProduct(ctx, device.Product{Name: "sensor", Profiles: []string{"cloud"}, ChipTypes: []string{"ECC608"}, KeyModel: device.KeyModelOnDevice, CreatedAt: p.now},
+		p.entry(ledger.ProductAdded, body("name", "sensor", "profiles", []string{"cloud"}, "chip_types", []string{"ECC608"}, "key_model", "on-device")))
+	p.ok(err)
+	p.ok(p.s.SetLabel(ctx, authority.Label{Name: "c", Profile: "cloud", Wrap: 64}, p.entry(ledger.LabelSet, body("name", "c", "profile", "cloud", "wrap", 64))))
+	token := access.Token{Name: "ci", Hash: sha256.Sum256([]byte("t")), Actions: []access.Action{access.DeviceRead}, All: true, Operator: "eve", CreatedAt: p.now, ExpiresAt: p.now.AddDate(0, 1, 0)}
+	_, err = p.s.AddToken(ctx, token, p.entry(ledger.TokenCreated, body("sha256", hexOf(token.Hash), "actions", token.Actions, "all", true, "expires_at", token.ExpiresAt.Unix())))
+	p.ok(err)
+	_, err = p.s.AddSite(ctx, factory.Site{Name: "Brno", CreatedAt: p.now}, p.entry(ledger.SiteAdded, body("name", "Brno")))
+	p.ok(err)
+	station := factory.Station{Name: "line-1", Site: 1, State: factory.StationActive, Version: 1, CreatedAt: p.now, ChangedAt: p.now}
+	_, err = p.s.AddStation(ctx, station, p.entry(ledger.StationAdded, body("name", station.Name, "site", 1, "state", "active")))
+	p.ok(err)
+	o := factory.Order{
+		Number: "PO-1", Product: 1, Site: 1, State: factory.OrderOpen, Quantity: 10, Spares: 5, Stations: []int64{1}, Version: 1,
+		Takt: time.Second, Grace: time.Hour, CreatedAt: p.now, OpenedAt: p.now,
+	}
+	p.order, err = p.s.AddOrder(ctx, o, p.entry(ledger.OrderCreated, body("number", o.Number, "product", 1, "site", 1, "state", "open",
+		"quantity", 10, "spares", 5, "stations", o.Stations, "takt_us", o.Takt.Microseconds(), "grace_us", o.Grace.Microseconds())))
+	p.ok(err)
+	signer := factory.Signer{Name: "maker", Format: "csv", Certificate: []byte("maker"), Fingerprint: sha256.Sum256([]byte("maker")), PinnedBy: "eve", PinnedAt: p.now}
+	_, err = p.s.PinSigner(ctx, signer, p.entry(ledger.SignerPinned, body("name", "maker", "format", "csv", "fingerprint", hexOf(signer.Fingerprint))))
+	p.ok(err)
+}
+
+func hexOf(sum [32]byte) string { return hex.EncodeToString(sum[:]) }
+
+// unit issues a unit of the order and returns its credential.
+func (p *plant) unit(deviceSerial string) device.Credential {
+	p.Helper()
+	control, err := p.s.Control(p.Context())
+	p.ok(err)
+	p.keys++
+	id := p.s.DeviceID(deviceSerial)
+	c := device.Credential{
+		ID: p.serial(), Authority: 1, Profile: 1, Kind: "idevid", Device: id, Product: 1, Site: 1, State: device.Issued, KeyKind: device.KeyHardware,
+		NotBefore: p.now.Truncate(time.Second), NotAfter: p.now.Truncate(time.Second).AddDate(20, 0, 0), IssuedAt: p.now, DER: fmt.Appendf(nil, "certificate %d", p.keys),
+		SPKIDigest: sha256.Sum256(binary.BigEndian.AppendUint64(nil, p.keys)), Idempotency: sha256.Sum256(binary.BigEndian.AppendUint64([]byte("i"), p.keys)),
+	}
+	c.CertSerial = p.s.CertSerial(p.lease, c.ID)
+	d := device.Device{
+		ID: id, DeviceSerial: deviceSerial, Product: 1, Site: 1, State: device.Registered, Version: 2, Order: p.order, RegisteredAt: p.now, ChangedAt: p.now,
+		Current: map[device.Slot]device.CredentialID{device.IDevIDSlot: c.ID},
+	}
+	_, err = p.s.StoreIssuance(p.Context(), device.Issuance{
+		Credential: c, Lease: p.lease.LeaseRef, ControlEpoch: control.Epoch,
+		Unit: &device.UnitIssue{Order: p.order, Station: 1, New: &d, Evidence: "none"},
+		Entries: []ledger.Entry{
+			p.entry(ledger.DeviceRegistered, &ledger.Registered{
+				Device: int64(id), DeviceSerial: deviceSerial, Product: 1, Version: 1, State: uint8(d.State), Site: 1, Labels: ledger.LabelsDigest(nil),
+			}),
+			p.entry(ledger.CertificateIssued, &ledger.Issued{
+				Credential: int64(c.ID), CertSerial: c.CertSerial, Authority: 1, Profile: 1, Kind: c.Kind, Device: int64(id), DeviceSerial: deviceSerial,
+				DeviceVersion: 2, DeviceState: uint8(d.State), Slot: string(device.IDevIDSlot), Product: 1, Site: 1, KeyKind: uint8(c.KeyKind),
+				NotBefore: c.NotBefore, NotAfter: c.NotAfter, SPKI: c.SPKIDigest, DER: sha256.Sum256(c.DER), Idempotency: c.Idempotency,
+			}),
+			p.entry(ledger.UnitIssued, &ledger.IssuedUnit{Credential: int64(c.ID), Order: p.order, Device: int64(id), Station: 1, Evidence: "none"}),
+		},
+	})
+	p.ok(err)
+	return c
+}
+
+// line makes units, reads most of them back and scraps one.
+func (p *plant) line() {
+	p.Helper()
+	for k := range 6 {
+		c := p.unit(fmt.Sprintf("U%d", k))
+		if k < 5 {
+			p.ok(p.s.ConfirmUnit(p.Context(), factory.Confirmation{ID: c.ID, Device: c.Device, Order: p.order, At: p.now},
+				p.entry(ledger.UnitConfirmed, &ledger.ConfirmedUnit{Credential: int64(c.ID), Order: p.order, Device: int64(c.Device), Station: 1})))
+		}
+		if k == 2 {
+			p.revoke(c, ledger.CertificateRevoked, 1) // ends the unit too
+		}
+	}
 }

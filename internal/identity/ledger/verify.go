@@ -56,6 +56,8 @@ type Report struct {
 	Revocations  int64
 	Leases       int64
 	CRLs         int64
+	Units        int64
+	Records      int64   // of the control plane
 	Moving       int64   // rows that changed faster than they could be compared
 	Checkpoint   int64   // entries under the newest signed checkpoint
 	Root         Hash    // of all entries
@@ -110,6 +112,7 @@ type verification struct {
 	tree     edge
 	row      []byte // stored hashes of the leaves at the tree's edge
 	hasher   leafHasher
+	orders   map[int64]*orderState // accounts of the passes so far
 }
 
 // head is a signed tree head that the entries must have.

@@ -42,7 +42,7 @@ func TestVerifyHoldsForWhatTheProductDoes(t *testing.T) {
 				}
 				want := Report{
 					Entries: w.size, Certificates: int64(len(w.credentials)), Devices: int64(len(w.devices)), Revocations: int64(len(w.revocations)),
-					Leases: int64(len(w.serials)), CRLs: int64(len(w.crls)), Root: r.Root, Checkpoint: r.Checkpoint,
+					Leases: int64(len(w.serials)), CRLs: int64(len(w.crls)), Records: int64(len(w.records)), Root: r.Root, Checkpoint: r.Checkpoint,
 				}
 				if fmt.Sprint(r) != fmt.Sprint(want) {
 					t.Fatalf("seed %d: %+v, want %+v", seed, r, want)

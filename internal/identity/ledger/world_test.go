@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -324,12 +325,20 @@ func (w *world) work(n int) {
 	w.t.Helper()
 	acts := []func(){
 		w.addDevices, w.issue, w.issue, w.issue, w.issue, w.change, w.discard, w.confirm, w.confirm, w.revoke, w.release, w.release, w.release, w.signCRL,
-		func() { w.record(w.entry(TokenCreated, JSON(map[string]int{"id": w.r.IntN(9)}))) },
+		w.makeToken,
 	}
 	for range n {
 		w.now = w.now.Add(time.Duration(w.r.IntN(5000)) * time.Millisecond)
 		acts[w.r.IntN(len(acts))]()
 	}
+}
+
+// makeToken is an act of the control plane.
+func (w *world) makeToken() {
+	d := w.digest()
+	name := hex.EncodeToString(d[:])
+	w.records = append(w.records, RecordRow{Noun: "token", Key: name, Fields: map[string]any{"name": "ci", "all": w.r.IntN(2) == 0}})
+	w.record(w.entry(TokenCreated, JSON(map[string]any{"sha256": name, "name": "ci", "all": w.records[len(w.records)-1].Fields["all"]})))
 }
 
 // hash brings the tree up to date.
@@ -378,7 +387,7 @@ func (m *memory) copy() *memory {
 		c.credentials[k] = v
 	}
 	c.leases, c.serials = maps.Clone(m.leases), maps.Clone(m.serials)
-	c.revocations, c.crls = slices.Clone(m.revocations), slices.Clone(m.crls)
+	c.revocations, c.crls, c.records = slices.Clone(m.revocations), slices.Clone(m.crls), slices.Clone(m.records)
 	return c
 }
 

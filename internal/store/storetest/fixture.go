@@ -85,7 +85,7 @@ func (f *fixture) raises(write func(e ...ledger.Entry) error) {
 }
 
 func (f *fixture) entry(what string) ledger.Entry {
-	return ledger.Entry{Kind: ledger.ProductAdded, At: f.now, Actor: "system", Body: ledger.JSON(map[string]string{"what": what})}
+	return ledger.Entry{Kind: ledger.NodeStarted, At: f.now, Actor: "system", Body: ledger.JSON(map[string]string{"what": what})}
 }
 
 func (f *fixture) device(serial string) device.Device {
