@@ -28,6 +28,10 @@ var allowed = []archtest.Exception{
 		Reason: "names the type of a passphrase that it hands on; opens no key",
 	},
 	{
+		From: "internal/edge/station/program", To: "os/exec",
+		Reason: "starts the line's own fixture program at the station, away from the server",
+	},
+	{
 		From: "internal/store", To: "unsafe",
 		Reason: "calls SQLite below database/sql, which costs more than the statements of the hot path",
 	},

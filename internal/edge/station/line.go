@@ -98,16 +98,16 @@ const (
 
 // Outcome is what became of a unit: the line's one line.
 type Outcome struct {
-	Result      string `json:"result"`
-	Nest        string `json:"nest,omitempty"`
-	Order       string `json:"order,omitempty"`
-	Serial      string `json:"serial,omitempty"` // device serial
-	Reference   string `json:"reference,omitempty"`
-	Attempts    int    `json:"attempts"`
-	CycleMillis int64  `json:"cycleMillis"`
-	Replayed    bool   `json:"replayed,omitempty"`
-	Scrapped    bool   `json:"scrapped,omitempty"`
-	Certificate []byte `json:"certificate,omitempty"` // DER
+	Result       string `json:"result"`
+	Nest         string `json:"nest,omitempty"`
+	Order        string `json:"order,omitempty"`
+	DeviceSerial string `json:"serial,omitempty"`
+	Reference    string `json:"reference,omitempty"`
+	Attempts     int    `json:"attempts"`
+	CycleMillis  int64  `json:"cycleMillis"`
+	Replayed     bool   `json:"replayed,omitempty"`
+	Scrapped     bool   `json:"scrapped,omitempty"`
+	Certificate  []byte `json:"certificate,omitempty"` // DER
 
 	Code    string `json:"code,omitempty"`
 	Message string `json:"message,omitempty"`
@@ -129,11 +129,11 @@ func (l *Line) Do(ctx context.Context, job Job) Outcome {
 		l.release(w)
 	}
 	o := Outcome{
-		Nest: job.Nest, Order: w.job.Order, Serial: w.deviceSerial, Reference: job.Reference,
+		Nest: job.Nest, Order: w.job.Order, DeviceSerial: w.deviceSerial, Reference: job.Reference,
 		Attempts: w.attempts, CycleMillis: l.c.Now().Sub(begin).Milliseconds(), Replayed: w.result.Replayed,
 	}
-	if o.Serial == "" {
-		o.Serial = job.DeviceSerial
+	if o.DeviceSerial == "" {
+		o.DeviceSerial = job.DeviceSerial
 	}
 	switch {
 	case err != nil:
@@ -192,10 +192,10 @@ func (l *Line) release(w *work) {
 // scrapped. What the server refused it has counted itself.
 func (l *Line) failed(ctx context.Context, w *work, o *Outcome, err error) {
 	if _, ok := errors.AsType[*refused](err); !ok && w.job.Order != "" && ctx.Err() == nil {
-		l.report(ctx, &station.Failed{Order: w.job.Order, Serial: o.Serial, Code: o.Code, Detail: cut(o.Detail, 200), At: l.c.Now()})
+		l.report(ctx, &station.Failed{Order: w.job.Order, Serial: o.DeviceSerial, Code: o.Code, Detail: cut(o.Detail, 200), At: l.c.Now()})
 	}
 	if l.c.Scrap && w.issued() && !transient(err) {
-		o.Scrapped = l.Scrap(ctx, station.Scrap{Order: w.job.Order, Serial: o.Serial, Reason: o.Code + " " + o.Message}) == nil
+		o.Scrapped = l.Scrap(ctx, station.Scrap{Order: w.job.Order, Serial: o.DeviceSerial, Reason: o.Code + " " + o.Message}) == nil
 	}
 }
 

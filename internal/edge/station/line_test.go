@@ -97,8 +97,8 @@ func TestUnitPassesUnderEachKeyModel(t *testing.T) {
 			for _, name := range []string{"SN1", ""} {
 				o := r.line.Do(t.Context(), edge.Job{Order: "PO-1", DeviceSerial: name})
 				wantPass(t, &o)
-				if n, ok := r.server.Confirms(o.Serial); n != 1 || !ok {
-					t.Errorf("%q was confirmed %d times", o.Serial, n)
+				if n, ok := r.server.Confirms(o.DeviceSerial); n != 1 || !ok {
+					t.Errorf("%q was confirmed %d times", o.DeviceSerial, n)
 				}
 			}
 			if got := r.server.Account("PO-1"); got != (stationtest.Account{Issued: 2, Live: 2, Confirmed: 2}) {

@@ -82,8 +82,6 @@ func (n *nonces) dropExpired() {
 }
 
 func (n *nonces) draw(ctx context.Context, done chan struct{}) {
-	ctx, cancel := context.WithTimeout(ctx, n.l.c.Patience)
-	defer cancel()
 	got, err := n.l.c.Link.Nonces(ctx, &station.NoncesRequest{Order: n.order, Count: n.l.c.Ahead})
 	n.mu.Lock()
 	defer n.mu.Unlock()

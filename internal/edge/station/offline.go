@@ -267,10 +267,10 @@ func (b *Batch) Len() (collected, left int) {
 // disk; the unit has no certificate yet.
 func (b *Batch) Collect(ctx context.Context, job Job) Outcome {
 	begin := b.now()
-	o := Outcome{Nest: job.Nest, Order: b.block.Order.Number, Serial: job.DeviceSerial, Reference: job.Reference, Attempts: 1}
+	o := Outcome{Nest: job.Nest, Order: b.block.Order.Number, DeviceSerial: job.DeviceSerial, Reference: job.Reference, Attempts: 1}
 	u, err := b.collect(ctx, job)
 	if u != nil {
-		o.Serial = u.Serial
+		o.DeviceSerial = u.Serial
 	}
 	o.CycleMillis = b.now().Sub(begin).Milliseconds()
 	if err != nil {
@@ -427,7 +427,7 @@ func (b *Batch) Apply(ctx context.Context, bundle, reply []byte, only string, te
 
 func (b *Batch) apply(ctx context.Context, request *station.Unit, result *station.Result) Outcome {
 	begin := b.now()
-	o := Outcome{Order: b.block.Order.Number, Serial: link.Printable(result.ID), Attempts: 1, Replayed: result.Replayed}
+	o := Outcome{Order: b.block.Order.Number, DeviceSerial: link.Printable(result.ID), Attempts: 1, Replayed: result.Replayed}
 	err := b.install(ctx, request, result)
 	o.CycleMillis = b.now().Sub(begin).Milliseconds()
 	if err != nil {

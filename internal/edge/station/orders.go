@@ -72,3 +72,9 @@ func (l *Line) Order(ctx context.Context, number string) (*station.Order, error)
 	l.orders.mu.Unlock()
 	return pick(s, number)
 }
+
+// OrderOf returns an order as it is known here, asking the server only if it is
+// not.
+func (l *Line) OrderOf(ctx context.Context, number string) (*station.Order, error) {
+	return l.orders.find(ctx, number)
+}

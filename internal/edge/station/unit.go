@@ -105,8 +105,12 @@ func again(c fault.Code) bool {
 
 // attempt takes the unit through all steps that are not done yet.
 func (w *work) attempt(ctx context.Context) (err error) {
+	known := w.job.DeviceSerial
+	if known == "" {
+		known = w.deviceSerial // said in an attempt before
+	}
 	unit, err := w.l.c.Adapter.Open(ctx, fixture.Job{
-		Nest: w.job.Nest, Order: w.job.Order, DeviceSerial: w.job.DeviceSerial, KeyModel: w.order.KeyModel,
+		Nest: w.job.Nest, Order: w.job.Order, DeviceSerial: known, KeyModel: w.order.KeyModel,
 	})
 	if err != nil {
 		return device(err)
@@ -169,9 +173,6 @@ func (w *work) issue(ctx context.Context, unit fixture.Unit) error {
 	if w.job.Rework != "" {
 		in.Rework = &station.Rework{Reason: w.job.Rework}
 	}
-	if id.ChipUID != "" {
-		in.Chip = &station.Chip{Vendor: id.ChipVendor, UID: id.ChipUID, Slot: id.ChipSlot}
-	}
 	if err := w.key(ctx, unit, &id, in); err != nil {
 		return err
 	}
@@ -226,13 +227,13 @@ func (w *work) key(ctx context.Context, unit fixture.Unit, id *fixture.Identity,
 		if !w.order.Proof {
 			return nil
 		}
-		return w.prove(ctx, unit, in, false)
+		return w.prove(ctx, unit, id, in)
 	case provisioned, adopted:
-		if len(id.SPKI) == 0 || in.Chip == nil {
-			return fault.New(fault.FixtureProtocol, "the device does not name its chip and public key")
+		if len(id.SPKI) == 0 {
+			return fault.New(fault.FixtureProtocol, "the device does not name its chip's public key")
 		}
 		w.spki = id.SPKI
-		return w.prove(ctx, unit, in, true)
+		return w.prove(ctx, unit, id, in)
 	case injected:
 		w.spki = nil // nobody but the server knows it
 		w.form, in.Recipient = fixture.FormCMS, id.Recipient
@@ -249,11 +250,14 @@ func (w *work) key(ctx context.Context, unit fixture.Unit, id *fixture.Identity,
 	return fault.New(fault.KeyModel, "the order's product has key model", link.Printable(w.order.KeyModel))
 }
 
-// prove lets the chip sign for the request.
-func (w *work) prove(ctx context.Context, unit fixture.Unit, in *station.Unit, held bool) error {
-	if in.Chip == nil {
+// prove lets the chip sign for the request. A chip that proves nothing is not
+// named to the server.
+func (w *work) prove(ctx context.Context, unit fixture.Unit, id *fixture.Identity, in *station.Unit) error {
+	if id.ChipUID == "" {
 		return fault.New(fault.ChipProofMissing, "the device names no chip")
 	}
+	in.Chip = &station.Chip{Vendor: id.ChipVendor, UID: id.ChipUID, Slot: id.ChipSlot}
+	held := w.order.KeyModel != onDevice
 	nonce, err := w.l.nonceStore(w.job.Order).take(ctx)
 	if err != nil {
 		return err

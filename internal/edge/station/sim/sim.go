@@ -248,9 +248,25 @@ func (d *device) Confirm(_ context.Context, s fixture.Statement) ([]byte, error)
 		return nil, err
 	}
 	if d.key == nil {
-		return nil, fault.New(fault.FixtureFailed, "the device has no key")
+		if err := d.recall(); err != nil {
+			return nil, err
+		}
 	}
 	return sign(d.key, s.Digest, d.a.c.Random)
+}
+
+// recall finds the key of a device that made it under another process.
+func (d *device) recall() error {
+	switch d.model {
+	case "on-device":
+		key, err := derive(d.a.c.Seed, "device", d.number)
+		d.key = key
+		return err
+	case "injected":
+		return fault.New(fault.FixtureFailed, "the device has no key")
+	}
+	d.key = d.chip.Key
+	return nil
 }
 
 // Close implements fixture.Unit: a device that passed leaves the line.

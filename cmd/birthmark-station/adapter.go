@@ -1,0 +1,94 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/csv"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/birthmark/birthmark/internal/edge/station/fixture"
+	"github.com/birthmark/birthmark/internal/edge/station/folder"
+	"github.com/birthmark/birthmark/internal/edge/station/program"
+	"github.com/birthmark/birthmark/internal/edge/station/serialline"
+	"github.com/birthmark/birthmark/internal/edge/station/sim"
+	"github.com/birthmark/birthmark/internal/fault"
+)
+
+// adapterFlags choose how devices are reached.
+type adapterFlags struct {
+	Adapter  string        `help:"How devices are reached: exec, dir, serial or sim." enum:"exec,dir,serial,sim" default:"exec" env:"BIRTHMARK_STATION_ADAPTER"`
+	Exec     string        `help:"exec: program to start for each unit." placeholder:"PATH" env:"BIRTHMARK_STATION_EXEC"`
+	ExecArg  []string      `help:"exec: argument of the program; may be repeated." placeholder:"ARG" sep:"none"`
+	Dir      string        `help:"dir: hot folder." placeholder:"DIR" type:"path"`
+	Port     []string      `help:"serial: NEST=PORT for each nest, or one PORT for all." placeholder:"PORT"`
+	Baud     int           `help:"serial: speed." default:"115200"`
+	StepTime time.Duration `help:"exec, dir: how long one step may take." default:"1m"`
+
+	SimSeed     string `help:"sim: seed that all chips follow from." default:"birthmark"`
+	SimFirst    int    `help:"sim: number of the first chip."`
+	SimPrefix   string `help:"sim: first characters of the device serials that the devices say." default:"SIM"`
+	SimFailures string `help:"sim: failure rate of steps, such as install=0.01,prove=0.002." placeholder:"RATES"`
+}
+
+// adapters are the ways to reach devices, by name.
+var adapters = map[string]func(*adapterFlags) (fixture.Adapter, error){
+	"exec": func(f *adapterFlags) (fixture.Adapter, error) {
+		return program.New(program.Config{Command: append([]string{f.Exec}, f.ExecArg...), StepTime: f.StepTime})
+	},
+	"dir": func(f *adapterFlags) (fixture.Adapter, error) {
+		return folder.New(folder.Config{Dir: f.Dir, StepTime: f.StepTime})
+	},
+	"serial": func(f *adapterFlags) (fixture.Adapter, error) {
+		ports := map[string]string{}
+		for _, one := range f.Port {
+			nest, port, named := strings.Cut(one, "=")
+			if !named {
+				nest, port = "", one
+			}
+			ports[nest] = port
+		}
+		if len(ports) == 0 {
+			return nil, fault.New(fault.ParameterInvalid, "the adapter serial needs --port")
+		}
+		return serialline.NewAdapter(serialline.AdapterConfig{Ports: ports, Baud: f.Baud, Random: rand.Reader})
+	},
+	"sim": func(f *adapterFlags) (fixture.Adapter, error) {
+		failures, err := sim.ParseFailures(f.SimFailures)
+		if err != nil {
+			return nil, err
+		}
+		return sim.New(sim.Config{Seed: f.SimSeed, First: f.SimFirst, SerialPrefix: f.SimPrefix, Failures: failures, Random: rand.Reader})
+	},
+}
+
+func (f *adapterFlags) open() (fixture.Adapter, error) { return adapters[f.Adapter](f) }
+
+type chipsCmd struct {
+	SimSeed  string `help:"Seed that all chips follow from." default:"birthmark"`
+	SimFirst int    `help:"Number of the first chip."`
+	Count    int    `help:"How many." default:"100"`
+}
+
+// Run lists simulated chips as CSV: what an unsigned manifest needs.
+func (c *chipsCmd) Run(io *streams) error {
+	w := csv.NewWriter(io.out)
+	if err := w.Write([]string{"vendor", "uid", "chip_type", "slot", "spki"}); err != nil {
+		return err
+	}
+	for i := range c.Count {
+		chip, err := sim.NewChip(c.SimSeed, c.SimFirst+i)
+		if err != nil {
+			return err
+		}
+		if err := w.Write([]string{sim.Vendor, chip.UID, sim.ChipType, "0", hex.EncodeToString(chip.SPKI)}); err != nil {
+			return err
+		}
+	}
+	w.Flush()
+	if err := w.Error(); err != nil {
+		return fmt.Errorf("write chips: %w", err)
+	}
+	return nil
+}
