@@ -8,8 +8,10 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/access"
 )
 
-// Account is where the identities of an order went. Issued is Live and Scrapped;
-// Live is Confirmed and Unaccounted; Confirmed is Shipped and NotShipped.
+// Account is where the identities of an order went, from its counters. Issued is
+// Live and Scrapped, Live is Confirmed and Unaccounted. Shipped and Activated are
+// of all ever: a unit that came back and was scrapped stays among them, so that
+// NotShipped and NotActive are lower bounds. Differences names the devices.
 type Account struct {
 	Order       Order
 	Ordered     int64
@@ -24,8 +26,8 @@ type Account struct {
 	Activated   int64
 	Missing     int64 // ordered and not live
 	Unaccounted int64 // issued, and neither confirmed nor ended
-	NotShipped  int64 // confirmed and not shipped
-	NotActive   int64 // shipped and not activated
+	NotShipped  int64 // confirmed and not shipped, at least
+	NotActive   int64 // shipped and not activated, at least
 }
 
 // Difference names a column of the account whose devices can be listed.

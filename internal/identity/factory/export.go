@@ -96,7 +96,7 @@ func (s *Service) toExport(ctx context.Context, by access.Caller, number string)
 	return o, names, err
 }
 
-// exportedAccount is the head of an account exported as JSON.
+// exportedAccount is the sum of an account exported as JSON.
 type exportedAccount struct {
 	Order       string `json:"order"`
 	Product     string `json:"product"`
@@ -119,26 +119,25 @@ type exportedAccount struct {
 	NotActive   int64  `json:"notActivated"`
 }
 
-// ExportAccountJSON writes the account and the units of an order as one object.
+// ExportAccountJSON writes the units and then the account of an order as one
+// object. What was not shipped or not activated is counted unit by unit.
 func (s *Service) ExportAccountJSON(ctx context.Context, by access.Caller, number string, w io.Writer) error {
 	o, names, err := s.toExport(ctx, by, number)
 	if err != nil {
 		return err
 	}
-	a := accountOf(&o)
-	head, err := json.Marshal(exportedAccount{
-		Order: o.Number, Product: names.Product(o.Product), Site: names.Site(o.Site), State: o.State.String(), At: text(s.now()),
-		Ordered: a.Ordered, Issued: a.Issued, Live: a.Live, Confirmed: a.Confirmed, Scrapped: a.Scrapped,
-		Spares: a.Spares, SparesUsed: a.SparesUsed, SparesLeft: a.SparesLeft, Shipped: a.Shipped, Activated: a.Activated,
-		Missing: a.Missing, Unaccounted: a.Unaccounted, NotShipped: a.NotShipped, NotActive: a.NotActive,
-	})
-	if err != nil {
-		return err
-	}
 	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, `{"account":%s,"units":[`, head)
+	out.WriteString(`{"units":[`)
 	separator := "\n"
+	a := accountOf(&o)
+	a.NotShipped, a.NotActive = 0, 0
 	err = s.eachUnit(ctx, by.Scope, o.ID, func(u *Unit) error {
+		if DiffNotShipped.has(u) {
+			a.NotShipped++
+		}
+		if DiffNotActive.has(u) {
+			a.NotActive++
+		}
 		line, err := json.Marshal(exported(u, names))
 		out.WriteString(separator)
 		out.Write(line)
@@ -148,7 +147,16 @@ func (s *Service) ExportAccountJSON(ctx context.Context, by access.Caller, numbe
 	if err != nil {
 		return err
 	}
-	out.WriteString("\n]}\n")
+	tail, err := json.Marshal(exportedAccount{
+		Order: o.Number, Product: names.Product(o.Product), Site: names.Site(o.Site), State: o.State.String(), At: text(s.now()),
+		Ordered: a.Ordered, Issued: a.Issued, Live: a.Live, Confirmed: a.Confirmed, Scrapped: a.Scrapped,
+		Spares: a.Spares, SparesUsed: a.SparesUsed, SparesLeft: a.SparesLeft, Shipped: a.Shipped, Activated: a.Activated,
+		Missing: a.Missing, Unaccounted: a.Unaccounted, NotShipped: a.NotShipped, NotActive: a.NotActive,
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\n],\"account\":%s}\n", tail)
 	return out.Flush()
 }
 
