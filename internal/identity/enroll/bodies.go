@@ -67,7 +67,7 @@ func unitEntries(i *device.Issuance, a *attempt) []ledger.Entry {
 	}
 	return append(entries, entry(ledger.CertificateIssued, issued), entry(ledger.UnitIssued, &ledger.IssuedUnit{
 		Credential: int64(c.ID), Order: u.Order, Device: int64(c.Device), Station: u.Station, Chip: u.Chip,
-		Spare: a.former != nil, Replaces: int64(u.Replaces), Reference: u.Reference, Evidence: u.Evidence,
+		Spare: u.Replaces != 0, Replaces: int64(u.Replaces), Reference: u.Reference, Evidence: u.Evidence,
 		NonceBlock: u.Nonce.Block, NonceIndex: int64(u.Nonce.Index), ConfirmNonce: u.ConfirmNonce,
 	}))
 }

@@ -9,7 +9,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
-	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -299,5 +298,3 @@ func (l *line) alarm(kind factory.AlarmKind) factory.Alarm {
 		return factory.Alarm{}
 	}
 }
-
-func deviceSerial(i int) string { return fmt.Sprintf("SN-%04d", i) }

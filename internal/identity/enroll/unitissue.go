@@ -241,7 +241,7 @@ func (a *attempt) response(i *device.Issuance, c device.Credential) *UnitRespons
 		Response: Response{Credential: c, Chain: slices.Clip(chain)}, ConfirmNonce: u.ConfirmNonce, Wrapped: u.Wrapped,
 		Unit: factory.Unit{
 			ID: c.ID, Order: u.Order, Device: c.Device, DeviceSerial: a.unit.Serial, Chip: u.Chip, Station: u.Station,
-			State: factory.UnitIssued, Spare: a.former != nil, Reference: u.Reference, Evidence: u.Evidence,
+			State: factory.UnitIssued, Spare: u.Replaces != 0, Reference: u.Reference, Evidence: u.Evidence,
 			ConfirmNonce: u.ConfirmNonce, IssuedAt: c.IssuedAt,
 		},
 	}
