@@ -1,10 +1,8 @@
 package station
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"io"
 	"strconv"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -14,12 +12,8 @@ import (
 // decode reads one JSON object into out. Members that are not known are left
 // alone: a station may be newer than its server.
 func decode(in []byte, out any) error {
-	d := json.NewDecoder(bytes.NewReader(in))
-	if err := d.Decode(out); err != nil {
-		return fault.Wrap(fault.RequestMalformed, err, "not the JSON object that belongs here")
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return fault.New(fault.RequestMalformed, "more than one JSON object")
+	if err := json.Unmarshal(in, out); err != nil {
+		return fault.Wrap(fault.RequestMalformed, err, "not the one JSON object that belongs here")
 	}
 	return nil
 }

@@ -140,7 +140,7 @@ func TestStreamSurvivesBadLines(t *testing.T) {
 		"not JSON":         {"hello\n", "", "BM-1001"},
 		"an array":         {"[1]\n", "", "BM-1001"},
 		"half an object":   {`{"id":"x","serial":` + "\n", "", "BM-1001"},
-		"two objects":      {`{"id":"x"} {"id":"y"}` + "\n", "x", "BM-1001"},
+		"two objects":      {`{"id":"x"} {"id":"y"}` + "\n", "", "BM-1001"},
 		"a wrong type":     {`{"id":"x","serial":7}` + "\n", "x", "BM-1001"},
 		"not base64":       {`{"id":"x","csr":"***"}` + "\n", "x", "BM-1001"},
 		"deep":             {strings.Repeat("[", 20_000) + "\n", "", "BM-1001"},
