@@ -7,6 +7,9 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,4 +74,57 @@ func BenchmarkImport(b *testing.B) {
 		b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/n, "publish-cpu-us/chip")
 		b.ReportMetric(n/time.Since(start).Seconds(), "chips/s")
 	}
+}
+
+// BenchmarkIssuingBesideImport measures how long STORE takes for paced callers,
+// first alone and then while a manifest is imported.
+func BenchmarkIssuingBesideImport(b *testing.B) {
+	s := openBench(b)
+	is := newIssuer(b, s)
+	first := is.serial.Load()
+	is.addRows(b, first, maxLease, false)
+	is.renew(b)
+	paced := func(stop func(n int) bool) time.Duration {
+		var mu sync.Mutex
+		var took []time.Duration
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				for range time.Tick(40 * time.Millisecond) {
+					mu.Lock()
+					n := len(took)
+					i := is.next(is.serial.Add(1) - 1)
+					mu.Unlock()
+					if stop(n) {
+						return
+					}
+					start := time.Now()
+					if _, err := s.StoreIssuance(b.Context(), i); err != nil {
+						b.Error(err)
+						return
+					}
+					mu.Lock()
+					took = append(took, time.Since(start))
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		slices.Sort(took)
+		return took[len(took)*99/100]
+	}
+	alone := paced(func(n int) bool { return n >= 1000 })
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer done.Store(true)
+		if _, err := importAll(b.Context(), s, int64(*benchChips)); err != nil {
+			b.Error(err)
+		}
+	})
+	beside := paced(func(int) bool { return done.Load() })
+	wg.Wait()
+	b.ReportMetric(float64(alone.Microseconds())/1000, "alone-p99-ms")
+	b.ReportMetric(float64(beside.Microseconds())/1000, "beside-p99-ms")
+	b.ReportMetric(0, "ns/op")
 }
