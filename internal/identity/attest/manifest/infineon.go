@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/bodgit/sevenzip"
-
 	"github.com/birthmark/birthmark/internal/fault"
 )
 
@@ -72,55 +70,39 @@ type bundle struct {
 }
 
 // archive hands the files of a 7z archive to each.
-func (b *bundle) archive(r io.ReaderAt, size int64, each func(*sevenzip.File) error) (err error) {
-	unpacked, err := inspectArchive(r, size, b.im.Limits.Entries)
+func (b *bundle) archive(r io.ReaderAt, size int64, each func(*member, io.Reader) error) error {
+	z, err := openArchive(r, size, b.im.Limits.Entries)
 	if err != nil {
 		return err
 	}
-	b.unpacked += unpacked
+	b.unpacked += int64(z.unpacked)
 	switch {
 	case b.unpacked > b.im.Limits.Unpacked:
 		return unsafeArchive("the bundle is too large unpacked")
-	case unpacked > b.im.Limits.Ratio*size:
+	case int64(z.unpacked) > b.im.Limits.Ratio*size:
 		return unsafeArchive("it is packed more than any list of certificates can be")
 	}
-	// The reader of archives is not ours, and this is the one place where it meets
-	// what a stranger wrote.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fault.Wrap(fault.ManifestFormat, fmt.Errorf("%v", p), "an archive of the bundle is damaged")
-		}
-	}()
-	z, err := sevenzip.NewReader(r, size)
-	if err != nil {
-		return fault.Wrap(fault.ManifestFormat, err, "an archive of the bundle is damaged")
-	}
-	for _, f := range z.File {
-		if err := b.member(f, each); err != nil {
-			return err
-		}
-	}
-	return nil
+	return z.each(func(m *member, content io.Reader) error { return b.member(m, content, each) })
 }
 
 // member looks at a file's name before its content.
-func (b *bundle) member(f *sevenzip.File, each func(*sevenzip.File) error) error {
+func (b *bundle) member(m *member, content io.Reader, each func(*member, io.Reader) error) error {
 	if err := b.im.ctx.Err(); err != nil {
 		return err
 	}
 	if b.members++; b.members > 4*b.im.Limits.Entries {
 		return unsafeArchive("it has too many files")
 	}
-	if !safeName(f.Name) {
-		return unsafeArchive("a file in it has the name " + quoted(f.Name))
+	if !safeName(m.name) {
+		return unsafeArchive("a file in it has the name " + quoted(m.name))
 	}
-	if f.FileInfo().IsDir() {
+	if m.file == nil {
 		return nil
 	}
-	if f.UncompressedSize > uint64(b.im.Limits.Member) {
-		return unsafeArchive("the file " + quoted(f.Name) + " in it is too large")
+	if m.file.size > uint64(b.im.Limits.Member) {
+		return unsafeArchive("the file " + quoted(m.name) + " in it is too large")
 	}
-	return each(f)
+	return each(m, content)
 }
 
 // safeName refuses names that would lead out of a folder. Nothing is ever written
@@ -133,29 +115,24 @@ func safeName(name string) bool {
 }
 
 // outer takes a file of the bundle itself.
-func (b *bundle) outer(f *sevenzip.File) error {
-	name := strings.ToLower(path.Base(f.Name))
+func (b *bundle) outer(m *member, content io.Reader) error {
+	name := strings.ToLower(path.Base(m.name))
 	switch {
 	case strings.HasSuffix(name, "_keys.7z"):
 		b.im.remark(0, "the archive of secret keys is not read; keep it where secrets are kept")
 	case strings.HasSuffix(name, "_certs.7z"):
-		return b.slot(f)
+		return b.slot(m, content)
 	case strings.HasSuffix(name, ".pem"):
-		return b.certificate(f)
+		return b.certificate(m, content)
 	case strings.HasSuffix(name, ".7z"), strings.HasSuffix(name, ".zip"):
-		return unsafeArchive("it holds the archive " + quoted(path.Base(f.Name)) + ", whose kind is not known")
+		return unsafeArchive("it holds the archive " + quoted(path.Base(m.name)) + ", whose kind is not known")
 	}
 	return nil
 }
 
 // slot reads the archive of one certificate slot.
-func (b *bundle) slot(f *sevenzip.File) error {
-	content, err := f.Open()
-	if err != nil {
-		return fault.Wrap(fault.ManifestFormat, err, "an archive of the bundle is damaged")
-	}
-	defer content.Close()
-	spool, size, err := b.im.spool(unpacking{content}, int64(f.UncompressedSize))
+func (b *bundle) slot(m *member, content io.Reader) error {
+	spool, size, err := b.im.spool(content, int64(m.file.size))
 	if err != nil {
 		return err
 	}
@@ -163,16 +140,16 @@ func (b *bundle) slot(f *sevenzip.File) error {
 }
 
 // inner takes a file of a slot's archive, which holds no further archive.
-func (b *bundle) inner(f *sevenzip.File) error {
-	if !strings.HasSuffix(strings.ToLower(f.Name), ".pem") {
-		return unsafeArchive("it holds the file " + quoted(path.Base(f.Name)) + ", which is no certificate")
+func (b *bundle) inner(m *member, content io.Reader) error {
+	if !strings.HasSuffix(strings.ToLower(m.name), ".pem") {
+		return unsafeArchive("it holds the file " + quoted(path.Base(m.name)) + ", which is no certificate")
 	}
-	return b.certificate(f)
+	return b.certificate(m, content)
 }
 
 // certificate reads <chip id>_<slot>.pem.
-func (b *bundle) certificate(f *sevenzip.File) error {
-	base := path.Base(f.Name)
+func (b *bundle) certificate(m *member, content io.Reader) error {
+	base := path.Base(m.name)
 	id, slot, ok := strings.Cut(strings.ToLower(base[:len(base)-len(".pem")]), "_")
 	if raw, err := hex.DecodeString(id); !ok || err != nil || len(raw) != 10 || !isOPTIGASlot(slot) {
 		return bad("the file %s is not named for a chip of ten octets in hex and a slot", quoted(base))
@@ -183,7 +160,7 @@ func (b *bundle) certificate(f *sevenzip.File) error {
 	if int64(len(b.chips)) >= b.im.Limits.Entries && b.chips[id] == nil {
 		return fault.New(fault.ManifestLimit, "the bundle has more than", b.im.Limits.Entries, "chips")
 	}
-	chain, err := readCertificates(f)
+	chain, err := readCertificates(m, content)
 	if err != nil {
 		return err
 	}
@@ -207,16 +184,11 @@ func isOPTIGASlot(slot string) bool {
 	return len(slot) == 4 && slot[:3] == "e0e" && slot[3] >= '0' && slot[3] <= '3'
 }
 
-func readCertificates(f *sevenzip.File) ([][]byte, error) {
-	if f.UncompressedSize > maxCertificateFile {
-		return nil, unsafeArchive("the certificate " + quoted(path.Base(f.Name)) + " is too large")
+func readCertificates(m *member, content io.Reader) ([][]byte, error) {
+	if m.file.size > maxCertificateFile {
+		return nil, unsafeArchive("the certificate " + quoted(path.Base(m.name)) + " is too large")
 	}
-	content, err := f.Open()
-	if err != nil {
-		return nil, fault.Wrap(fault.ManifestFormat, err, "an archive of the bundle is damaged")
-	}
-	defer content.Close()
-	text, err := io.ReadAll(io.LimitReader(unpacking{content}, maxCertificateFile))
+	text, err := io.ReadAll(content)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +197,7 @@ func readCertificates(f *sevenzip.File) ([][]byte, error) {
 		return nil, err
 	}
 	if len(chain) == 0 {
-		return nil, bad("the file %s is empty", quoted(path.Base(f.Name)))
+		return nil, bad("the file %s is empty", quoted(path.Base(m.name)))
 	}
 	return chain, nil
 }
@@ -246,17 +218,6 @@ func (im *importing) spool(r io.Reader, limit int64) (*os.File, int64, error) {
 		err = unsafeArchive("it holds more than it says")
 	}
 	return f, size, err
-}
-
-// unpacking makes the errors of unpacking refusals: the archive is damaged.
-type unpacking struct{ io.Reader }
-
-func (u unpacking) Read(p []byte) (int, error) {
-	n, err := u.Reader.Read(p)
-	if err != nil && !eof(err) {
-		err = fault.Wrap(fault.ManifestFormat, err, "an archive of the bundle is damaged")
-	}
-	return n, err
 }
 
 // ctxReader ends a long copy with the import.

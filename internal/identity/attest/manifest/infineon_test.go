@@ -182,6 +182,8 @@ func TestHostileBundlesAreRefused(t *testing.T) {
 		"no chips":          {one("README", "x").archive(), fault.ManifestFormat},
 		"path traversal":    {one("../R_E0E0_Certs.7z", inner).archive(), fault.ManifestLimit},
 		"absolute path":     {one("/etc/x.pem", pem).archive(), fault.ManifestLimit},
+		"unclean path":      {one("a/../R_E0E0_Certs.7z", inner).archive(), fault.ManifestLimit},
+		"wrong digest":      {bytes.Replace(good.archive(), []byte("BEGIN"), []byte("BEGUN"), 1), fault.ManifestFormat},
 		"backslashes":       {one(`..\x.pem`, pem).archive(), fault.ManifestLimit},
 		"inner traversal":   {nested(one("a/../../"+file, pem)), fault.ManifestLimit},
 		"third level":       {nested(one("R_E0E0_Certs.7z", inner)), fault.ManifestLimit},

@@ -111,7 +111,8 @@ func TestAnyFlippedOctetOfABirthmarkManifestIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := options(m, manifest.Birthmark)
-	for i := range file.Len() {
+	// Package format/manifest tries each bit.
+	for i := 0; i < file.Len(); i += 3 {
 		for _, mask := range []byte{0x01, 0x20, 0x80} {
 			broken := bytes.Clone(file.Bytes())
 			broken[i] ^= mask
@@ -120,7 +121,7 @@ func TestAnyFlippedOctetOfABirthmarkManifestIsRefused(t *testing.T) {
 			}
 		}
 	}
-	for i := range file.Len() {
+	for i := 0; i < file.Len(); i += 3 {
 		if _, _, err := collect(t, bytes.NewReader(file.Bytes()[:i]), o); err == nil {
 			t.Fatalf("the file was cut at octet %d and nobody saw it", i)
 		}
@@ -163,14 +164,14 @@ func TestWhatTheCallerSaysEndsTheImport(t *testing.T) {
 func TestRepeatedChipsAndKeysAreRefusedWithBothEntries(t *testing.T) {
 	m := maker(t)
 	var file bytes.Buffer
-	if err := m.WriteCSV(&file, 0, 700); err != nil {
+	if err := m.WriteCSV(&file, 0, 3000); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.SplitAfter(file.String(), "\n")
 	_, _, err := collect(t, strings.NewReader(file.String()+lines[17]), options(m, manifest.CSV))
-	refused(t, err, fault.ManifestDuplicate, "entry 701", m.UID(16), "that of entry 17")
+	refused(t, err, fault.ManifestDuplicate, "entry 3001", m.UID(16), "that of entry 17")
 
 	key := strings.Replace(lines[17], m.UID(16), m.UID(9000), 1)
 	_, _, err = collect(t, strings.NewReader(file.String()+key), options(m, manifest.CSV))
-	refused(t, err, fault.ManifestDuplicate, "entry 701", "key", "that of entry 17")
+	refused(t, err, fault.ManifestDuplicate, "entry 3001", "key", "that of entry 17")
 }

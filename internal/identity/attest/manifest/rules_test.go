@@ -125,6 +125,68 @@ func TestChainWithABrokenLinkIsRefused(t *testing.T) {
 	}
 }
 
+// TestChainToAnotherRootIsNoProof gives chains that are whole and end in a root
+// that nobody gave; the root they carry themselves counts for nothing.
+func TestChainToAnotherRootIsNoProof(t *testing.T) {
+	m := maker(t)
+	other, err := manifesttest.New("Another Maker", made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := m.Certificate(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		root  []byte
+		proof bool
+	}{"another": {other.Root(), false}, "its own": {m.Root(), true}} {
+		for _, chain := range []string{pemOf(m.Issuing()), pemOf(m.Issuing()) + pemOf(m.Root())} {
+			o := options(m, manifest.CSV)
+			o.Vendor, o.VendorRoots = "acme", [][]byte{test.root}
+			chips, _, err := collect(t, strings.NewReader("uid,cert\n1,\""+pemOf(cert)+chain+"\"\n"), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if chips[0].Keys[0].VendorProof != test.proof {
+				t.Errorf("%s root: proof %v", name, !test.proof)
+			}
+		}
+	}
+}
+
+// TestIssuerMustBeAnAuthority signs a chip's certificate with the key of another
+// chip, which is no CA.
+func TestIssuerMustBeAnAuthority(t *testing.T) {
+	m := maker(t)
+	parentDER, err := m.Certificate(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, err := x509.ParseCertificate(parentDER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parentKey, err := m.Key(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := m.Key(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.CreateCertificate(nil, &x509.Certificate{
+		SerialNumber: parent.SerialNumber, NotBefore: made, NotAfter: parent.NotAfter,
+	}, parent, &key.PublicKey, parentKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := options(m, manifest.CSV)
+	o.Vendor = "acme"
+	_, _, err = collect(t, strings.NewReader("uid,cert\n1,\""+pemOf(leaf)+pemOf(parentDER)+pemOf(m.Issuing())+"\"\n"), o)
+	refused(t, err, fault.ManifestEntry, "chain")
+}
+
 func TestSerialNumberOffTheRuleIsAFinding(t *testing.T) {
 	m := maker(t)
 	file := microchipFile(t, m, 3, 2, func(e *manifesttest.MicrochipEntry) {
