@@ -63,8 +63,8 @@ func (c *ledgerVerifyCmd) Run(ctx context.Context, io *streams) error {
 	begin := time.Now()
 	return call(ctx, &c.remote, io, http.MethodPost, "/ledger/verification", in, func(v *rest.Verification) error {
 		r := &v.Report
-		fmt.Fprintf(io.out, "The record holds: %d entries, %d certificates, %d devices, %d revocations, %d serial leases, %d CRLs (%s).\nThe newest checkpoint covers %d entries.\n",
-			r.Entries, r.Certificates, r.Devices, r.Revocations, r.Leases, r.CRLs, time.Since(begin).Round(time.Millisecond), r.Checkpoint)
+		fmt.Fprintf(io.out, "The record holds: %d entries, %d certificates, %d devices, %d revocations, %d serial leases, %d CRLs, %d units, %d records of the control plane (%s).\nThe newest checkpoint covers %d entries.\n",
+			r.Entries, r.Certificates, r.Devices, r.Revocations, r.Leases, r.CRLs, r.Units, r.Records, time.Since(begin).Round(time.Millisecond), r.Checkpoint)
 		return nil
 	})
 }
