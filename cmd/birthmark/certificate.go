@@ -25,6 +25,7 @@ type certificateCmd struct {
 	Expiry  certificateExpiryCmd  `cmd:"" help:"Certificates that end soon, by day and product."`
 	Verify  certificateVerifyCmd  `cmd:"" help:"Check the path of any certificate in a file."`
 	Lint    certificateLintCmd    `cmd:"" help:"Check any certificate in a file against RFC 5280 and a profile."`
+	Check   certificateCheckCmd   `cmd:"" help:"Look up a certificate that was seen somewhere; one of ours that no record names raises an alarm."`
 }
 
 var certificateHeader = []string{"SERIAL", "KIND", "PURPOSE", "PROFILE", "STATE", "NOT AFTER"}

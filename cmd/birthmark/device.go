@@ -24,6 +24,9 @@ type deviceCmd struct {
 	Label  deviceLabelCmd  `cmd:"" help:"Set or remove labels."`
 	Move   deviceMoveCmd   `cmd:"" help:"Move a device to another state."`
 	Secret deviceSecretCmd `cmd:"" help:"Make a new one-time secret."`
+
+	Ship      deviceShipCmd      `cmd:"" help:"Note devices as shipped."`
+	BuildInto deviceBuildIntoCmd `cmd:"" help:"Link components to the system that they are built into."`
 }
 
 type deviceAddCmd struct {

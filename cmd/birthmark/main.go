@@ -29,6 +29,15 @@ type cli struct {
 	Authority   authorityCmd   `cmd:"" help:"Certificate authorities."`
 	Profile     profileCmd     `cmd:"" help:"Profiles: what certificates may contain."`
 	Product     productCmd     `cmd:"" help:"Products: models that are made."`
+	Manifest    manifestCmd    `cmd:"" help:"Chip makers' lists of chips."`
+	Signer      signerCmd      `cmd:"" help:"Whose manifests are believed."`
+	Chip        chipCmd        `cmd:"" help:"Chips that manifests list."`
+	Site        siteCmd        `cmd:"" help:"Sites: factories."`
+	Station     stationCmd     `cmd:"" help:"Stations on the lines of a site."`
+	Order       orderCmd       `cmd:"" help:"Production orders and their accounts."`
+	KPI         kpiCmd         `cmd:"" name:"kpi" help:"Yield, rates, times and causes of failures."`
+	Alarm       alarmCmd       `cmd:"" help:"What a person must look at."`
+	Webhook     webhookCmd     `cmd:"" help:"Where events are sent."`
 	Device      deviceCmd      `cmd:"" help:"Devices."`
 	Certificate certificateCmd `cmd:"" help:"Certificates: list, revoke, verify and lint."`
 	Approval    approvalCmd    `cmd:"" help:"Acts that wait for a second operator."`

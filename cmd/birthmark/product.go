@@ -12,7 +12,7 @@ import (
 
 type productCmd struct {
 	Add    productAddCmd    `cmd:"" help:"Add a product."`
-	Change productChangeCmd `cmd:"" help:"Change a product."`
+	Change productChangeCmd `cmd:"" aliases:"set" help:"Change a product."`
 	List   productListCmd   `cmd:"" help:"List products."`
 }
 
@@ -22,12 +22,18 @@ type productFields struct {
 	Description   string   `help:"Description."`
 	PartNumber    []string `help:"Part numbers."`
 	Profile       []string `help:"Profiles under which its devices may enroll; the first is the default (default: ldevid-cloud, idevid)."`
-	LeastEvidence string   `help:"Least evidence that is accepted."`
+	LeastEvidence string   `help:"Least evidence that is accepted: none, or chip where the chip of a unit must prove itself."`
+	ChipType      []string `help:"Chips it may be built with, as manifests name them; several where there is a second source."`
+	KeyModel      string   `help:"How the key of the initial identity gets into a unit: on-device, pre-provisioned, adopted or injected; left out: not made at stations." enum:",on-device,pre-provisioned,adopted,injected" default:""`
+	IDevIDProfile string   `name:"idevid-profile" help:"Profile of the initial identity that stations ask for."`
+	SerialPattern string   `help:"Regular expression (RE2) that a whole device serial must match."`
+	ExternalRef   string   `help:"The maker's own number for it, for example in the ERP."`
 }
 
 func (f *productFields) body() rest.Product {
 	return rest.Product{
 		Name: f.Name, Description: f.Description, PartNumbers: f.PartNumber, Profiles: f.Profile, LeastEvidence: f.LeastEvidence,
+		ChipTypes: f.ChipType, KeyModel: f.KeyModel, IDevIDProfile: f.IDevIDProfile, SerialPattern: f.SerialPattern, ExternalRef: f.ExternalRef,
 	}
 }
 
@@ -63,6 +69,8 @@ type productListCmd struct {
 
 // Run lists products.
 func (c *productListCmd) Run(ctx context.Context, io *streams) error {
-	return listAll(ctx, &c.remote, io, "/products", url.Values{}, 0, []string{"NAME", "PROFILES", "DESCRIPTION"},
-		func(p *rest.Product) []string { return []string{p.Name, strings.Join(p.Profiles, ","), p.Description} })
+	return listAll(ctx, &c.remote, io, "/products", url.Values{}, 0, []string{"NAME", "PROFILES", "DESCRIPTION", "KEYS", "CHIPS"},
+		func(p *rest.Product) []string {
+			return []string{p.Name, strings.Join(p.Profiles, ","), p.Description, p.KeyModel, strings.Join(p.ChipTypes, ",")}
+		})
 }
