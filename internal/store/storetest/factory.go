@@ -59,7 +59,6 @@ func Factory(t *testing.T, open Open) {
 type line struct {
 	*fixture
 	product, site, station int64
-	chips                  int
 }
 
 func newLine(t *testing.T, open Open) *line {

@@ -162,6 +162,7 @@ var silent = map[string]string{
 	"ReserveCRLNumber": "gaps are allowed; the list that uses it is in the ledger",
 	"Seed":             "fills a benchmark's register, with leaves as if it had happened",
 	"SeedChips":        "the same, by the methods that are tested here",
+	"SeedUnits":        "the same",
 	"StageChips":       "what is staged is seen by nobody; the manifest's flip is in the ledger, with its digest",
 	"MoveCursor":       "a delivery; its leaf would be delivered too, for ever",
 	"Restore":          "brings its ledger along; tested by itself",
