@@ -78,12 +78,13 @@ type process struct {
 	stepTime  time.Duration
 	in        io.WriteCloser
 	lines     chan []byte
-	ended     chan struct{} // closed when no more lines come
+	ended     chan struct{} // closed when the program has ended, with all that it complained
 	complaint tail
 }
 
 func (p *process) read(ctx context.Context, out io.Reader) {
 	defer close(p.ended)
+	defer func() { _ = p.command.Wait() }() // how it ends matters to nobody: its answers count
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, fixture.MaxAnswer+1)
 	for lines.Scan() {
@@ -92,6 +93,9 @@ func (p *process) read(ctx context.Context, out io.Reader) {
 		case <-ctx.Done():
 			return
 		}
+	}
+	if lines.Err() != nil {
+		p.cancel() // a line without end
 	}
 }
 
@@ -121,7 +125,9 @@ func (p *process) Call(ctx context.Context, c *fixture.Call) (*fixture.Answer, e
 }
 
 func (p *process) failed(ctx context.Context, step string) error {
-	if ctx.Err() != nil {
+	select {
+	case <-p.ended:
+	case <-ctx.Done():
 		return fault.New(fault.FixtureFailed, "step", step, "took too long")
 	}
 	return fault.New(fault.FixtureFailed, "the fixture's program ended at step", step+p.complaint.String())
@@ -142,7 +148,6 @@ func (p *process) Close() error {
 			continue
 		case <-p.ended:
 		}
-		_ = p.command.Wait() // how it ends matters to nobody: its answers count
 		return nil
 	}
 }
