@@ -61,11 +61,11 @@ type Header struct {
 
 // Entry is the line of one chip, or of one device when an order is exported.
 type Entry struct {
-	UID      string `json:"uid"`
-	Serial   string `json:"serial,omitempty"` // of the device the chip is in
-	Vendor   string `json:"vendor,omitempty"`
-	ChipType string `json:"chipType,omitempty"`
-	Keys     []Key  `json:"keys,omitempty"` // none: listed, but cannot prove itself
+	UID          string `json:"uid"`
+	DeviceSerial string `json:"serial,omitempty"` // of the device the chip is in
+	Vendor       string `json:"vendor,omitempty"`
+	ChipType     string `json:"chipType,omitempty"`
+	Keys         []Key  `json:"keys,omitempty"` // none: listed, but cannot prove itself
 }
 
 // Key is a public key of a chip.

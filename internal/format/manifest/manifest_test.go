@@ -130,7 +130,7 @@ func example(t testing.TB) []byte {
 	h := header()
 	h.Count = 2
 	return write(t, signers(t)[manifest.ES256], h, []manifest.Entry{
-		{UID: "0123ab0001", Serial: "SN-1", Keys: []manifest.Key{{Slot: "0", SPKI: spki}}},
+		{UID: "0123ab0001", DeviceSerial: "SN-1", Keys: []manifest.Key{{Slot: "0", SPKI: spki}}},
 		{UID: "0123ab0002", ChipType: "AC-2"},
 	})
 }
@@ -162,7 +162,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 				text := rapid.StringN(0, 20, 120)
 				entry := rapid.Custom(func(t *rapid.T) manifest.Entry {
 					e := manifest.Entry{
-						UID: rapid.StringMatching(`[0-9a-f]{1,40}`).Draw(t, "uid"), Serial: text.Draw(t, "serial"),
+						UID: rapid.StringMatching(`[0-9a-f]{1,40}`).Draw(t, "uid"), DeviceSerial: text.Draw(t, "serial"),
 						Vendor: text.Draw(t, "vendor"), ChipType: text.Draw(t, "chip type"),
 					}
 					octets := rapid.SliceOfN(rapid.Byte(), 1, 100)

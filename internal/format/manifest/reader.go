@@ -184,7 +184,7 @@ func (e *Entry) check() error {
 	if e.UID == "" {
 		return fault.New(fault.ManifestEntry, "the chip has no uid")
 	}
-	for _, text := range []string{e.UID, e.Serial, e.Vendor, e.ChipType} {
+	for _, text := range []string{e.UID, e.DeviceSerial, e.Vendor, e.ChipType} {
 		if len(text) > maxText {
 			return fault.New(fault.ManifestLimit, "a text is longer than", maxText, "octets")
 		}

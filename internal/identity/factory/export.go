@@ -201,7 +201,7 @@ func (s *Service) ExportManifest(ctx context.Context, by access.Caller, number s
 		if m, ok := snap.AuthorityByID(c.Authority); ok {
 			key.Chain = append(key.Chain, m.Chain...)
 		}
-		return out.Write(&manifest.Entry{UID: strings.ToLower(u.DeviceSerial), Serial: u.DeviceSerial, Keys: []manifest.Key{key}})
+		return out.Write(&manifest.Entry{UID: strings.ToLower(u.DeviceSerial), DeviceSerial: u.DeviceSerial, Keys: []manifest.Key{key}})
 	})
 	if err != nil {
 		return err

@@ -53,7 +53,7 @@ func (im *importing) birthmark() error {
 
 // chipOf makes a chip of a line of our format, which the plain NDJSON shares.
 func (im *importing) chipOf(e *format.Entry, vendor, chipType string, remark func(string)) (Chip, error) {
-	c := Chip{Vendor: cmp.Or(e.Vendor, vendor), UID: e.UID, ChipType: cmp.Or(e.ChipType, chipType), Serial: e.Serial}
+	c := Chip{Vendor: cmp.Or(e.Vendor, vendor), UID: e.UID, ChipType: cmp.Or(e.ChipType, chipType), DeviceSerial: e.DeviceSerial}
 	if err := c.name(); err != nil {
 		return c, err
 	}

@@ -50,7 +50,7 @@ func (c *Chip) name() error {
 		return bad("the chip has no uid")
 	case !plain(c.UID, maxUID):
 		return bad("the uid has characters that a uid does not have, or is too long")
-	case !printable(c.ChipType, maxName) || !printable(c.Model, maxName) || !printable(c.Serial, maxUID):
+	case !printable(c.ChipType, maxName) || !printable(c.Model, maxName) || !printable(c.DeviceSerial, maxUID):
 		return bad("the chip type or serial has characters that do not print, or is too long")
 	}
 	return nil

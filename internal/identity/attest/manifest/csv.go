@@ -47,7 +47,7 @@ func (im *importing) csv() error {
 func (im *importing) csvChip(cell func(string) string, remark func(string)) (Chip, error) {
 	c := Chip{
 		Vendor: cmp.Or(cell("vendor"), im.Vendor), UID: cell("uid"),
-		ChipType: cmp.Or(cell("chip_type"), im.ChipType), Serial: cell("serial"),
+		ChipType: cmp.Or(cell("chip_type"), im.ChipType), DeviceSerial: cell("serial"),
 	}
 	if err := c.name(); err != nil {
 		return c, err

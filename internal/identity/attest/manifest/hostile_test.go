@@ -207,6 +207,7 @@ func TestArraysThatAreNoManifestAreRefused(t *testing.T) {
 		"a number":        {"[1]", fault.ManifestFormat},
 		"two arrays":      {"[" + good + "][" + good + "]", fault.ManifestFormat},
 		"text after":      {"[" + good + "]x", fault.ManifestFormat},
+		"text far behind": {"[" + good + "]" + strings.Repeat(" ", 1<<18) + "x", fault.ManifestFormat},
 		"endless entry":   {"[{\"payload\":\"" + strings.Repeat("a", 1<<19), fault.ManifestLimit},
 		"endless nesting": {"[" + strings.Repeat("{\"a\":", 1<<17), fault.ManifestLimit},
 		"deep":            {"[" + strings.Repeat("{\"a\":", 99) + "1" + strings.Repeat("}", 99) + "]", fault.ManifestEntry},

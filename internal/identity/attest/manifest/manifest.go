@@ -90,13 +90,13 @@ type Options struct {
 
 // Chip is one entry of a manifest.
 type Chip struct {
-	Entry    int64 // number in the file, from 1
-	Vendor   string
-	UID      string // lower case
-	ChipType string // the part number where the maker gives one
-	Model    string // what the part is a variant of, where the maker says so
-	Serial   string // of the device the chip is in, where the manifest says so
-	Keys     []Key  // none: not provable
+	Entry        int64 // number in the file, from 1
+	Vendor       string
+	UID          string // lower case
+	ChipType     string // the part number where the maker gives one
+	Model        string // what the part is a variant of, where the maker says so
+	DeviceSerial string // of the device the chip is in, where the manifest says so
+	Keys         []Key  // none: not provable
 
 	by *signer // of the entry, until the import has looked at it
 }

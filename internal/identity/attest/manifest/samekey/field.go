@@ -25,7 +25,8 @@ func (z *element) isZero() bool { return z[0]|z[1]|z[2]|z[3] == 0 }
 // mul sets z = x * y / 2^256 mod p. The sum t stays below 2p, since in each round
 // (t + x*word + m*p) / 2^64 < (2p + 2^64*p + 2^64*p) / 2^64. Because p is -1 modulo
 // 2^64, the multiple of p to be added in a round is the lowest word itself, and
-// m*p needs one multiplication: m*2^96 and m*p3*2^192, less m, which cancels.
+// m*p needs one multiplication: m*2^96 and m*p3*2^192, less m, which cancels. Only
+// that last sum passes 2^320, as p*(2^64+1) is below.
 func (z *element) mul(x, y *element) {
 	var t0, t1, t2, t3, t4, c uint64
 	for i := range 4 {
@@ -34,23 +35,21 @@ func (z *element) mul(x, y *element) {
 		h1, l1 := bits.Mul64(x[1], w)
 		h2, l2 := bits.Mul64(x[2], w)
 		h3, l3 := bits.Mul64(x[3], w)
-		var t5 uint64
 		t0, c = bits.Add64(t0, l0, 0)
 		t1, c = bits.Add64(t1, l1, c)
 		t2, c = bits.Add64(t2, l2, c)
 		t3, c = bits.Add64(t3, l3, c)
-		t4, t5 = bits.Add64(t4, 0, c)
+		t4 += c
 		t1, c = bits.Add64(t1, h0, 0)
 		t2, c = bits.Add64(t2, h1, c)
 		t3, c = bits.Add64(t3, h2, c)
-		t4, c = bits.Add64(t4, h3, c)
-		t5 += c
+		t4, _ = bits.Add64(t4, h3, c)
 		high, low := bits.Mul64(t0, p3)
 		t1, c = bits.Add64(t1, t0<<32, 0)
 		t2, c = bits.Add64(t2, t0>>32, c)
 		t3, c = bits.Add64(t3, low, c)
 		t4, c = bits.Add64(t4, high, c)
-		t0, t1, t2, t3, t4 = t1, t2, t3, t4, t5+c
+		t0, t1, t2, t3, t4 = t1, t2, t3, t4, c
 	}
 	z.reduce(t0, t1, t2, t3, t4)
 }
