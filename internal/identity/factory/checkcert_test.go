@@ -40,14 +40,14 @@ func TestCertificateOfOursThatNoRecordNamesRaisesAnAlarm(t *testing.T) {
 	w.ok(err)
 	key, err := keys.Load(ctx, m.KeyURI, serverSecret)
 	w.ok(err)
-	sign := func(certSerial int64) []byte {
+	sign := func(certSerial *big.Int) []byte {
 		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-			SerialNumber: big.NewInt(certSerial), Subject: pkix.Name{CommonName: "SN0001"}, NotBefore: w.clock.now(), NotAfter: w.clock.now().Add(time.Hour),
+			SerialNumber: certSerial, Subject: pkix.Name{CommonName: "SN0001"}, NotBefore: w.clock.now(), NotAfter: w.clock.now().Add(time.Hour),
 		}, m.X509, newKey(t).Public(), key)
 		w.ok(err)
 		return der
 	}
-	behind := sign(1 << 60)
+	behind := sign(big.NewInt(1 << 60))
 	got, err := w.CheckCertificate(ctx, w.planner, behind)
 	w.ok(err)
 	if !got.Ours || !got.Unaccounted {
@@ -58,7 +58,7 @@ func TestCertificateOfOursThatNoRecordNamesRaisesAnAlarm(t *testing.T) {
 	w.wantAlarm(factory.AlarmUnaccounted, 2)
 
 	// A certificate with the serial of one on record is not that one.
-	twin := sign(m.X509.SerialNumber.Int64() & (1<<62 - 1))
+	twin := sign(m.X509.SerialNumber)
 	if got, err = w.CheckCertificate(ctx, w.planner, twin); err != nil || !got.Unaccounted {
 		t.Errorf("a twin: %+v, %v", got, err)
 	}

@@ -1,6 +1,7 @@
 package factory_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,9 @@ func TestRepeatedOrderWithOtherTermsIsRefused(t *testing.T) {
 		"product":           func(o *factory.OrderTerms) { o.Product, o.ChipTypes = "gateway", nil },
 		"site":              func(o *factory.OrderTerms) { o.Site, o.Stations = "penang", nil },
 		"range":             func(o *factory.OrderTerms) { o.SerialTo = "SN0200" },
+		"chip types":        func(o *factory.OrderTerms) { o.ChipTypes = []string{"SE050"} },
+		"takt":              func(o *factory.OrderTerms) { o.Takt++ },
+		"grace":             func(o *factory.OrderTerms) { o.Grace *= 2 },
 		"stations":          func(o *factory.OrderTerms) { o.Stations = []string{"b2"} },
 		"another reference": func(o *factory.OrderTerms) { o.ExternalRef = "ERP/2" },
 		"another number":    func(o *factory.OrderTerms) { o.Number = "PO-2" },
@@ -182,6 +186,51 @@ func TestApprovedAmendmentIsNotMadeOnOtherTerms(t *testing.T) {
 	if o.Quantity != 30 {
 		t.Errorf("quantity %d", o.Quantity)
 	}
+}
+
+// hasty approves every act, after another operator was faster.
+type hasty struct{ first func() }
+
+func (h hasty) Authorize(context.Context, access.Caller, string, any, string) error {
+	h.first()
+	return nil
+}
+
+func TestAmendmentThatComesSecondIsNotMade(t *testing.T) {
+	w := newWorld(t)
+	w.opened(terms())
+	twenty, thirty := int64(20), int64(30)
+	racing := w.serviceWith(hasty{func() {
+		calm := w.serviceWith(hasty{func() {}})
+		_, err := calm.AmendOrder(t.Context(), w.second, factory.Amendment{Number: "PO-1", Quantity: &thirty, Reason: "much more"})
+		w.ok(err)
+	}})
+	_, err := racing.AmendOrder(t.Context(), w.planner, factory.Amendment{Number: "PO-1", Quantity: &twenty, Reason: "more"})
+	w.refused(err, fault.OrderTerms)
+	o, err := w.Order(t.Context(), w.planner, "PO-1")
+	w.ok(err)
+	if o.Quantity != 30 {
+		t.Errorf("quantity %d", o.Quantity)
+	}
+}
+
+func TestOrderThatIsClosedMeanwhileIsNotOpened(t *testing.T) {
+	w := newWorld(t)
+	w.create(terms())
+	_, err := w.OpenOrder(t.Context(), w.planner, "PO-1", "")
+	w.ok(err)
+	_, err = w.CloseOrder(t.Context(), w.planner, "PO-1", "")
+	w.ok(err)
+	racing := w.serviceWith(hasty{func() {
+		w.clock.add(time.Minute)
+		calm := w.serviceWith(hasty{func() {}})
+		_, err := calm.OpenOrder(t.Context(), w.second, "PO-1", "more")
+		w.ok(err)
+		_, err = calm.CloseOrder(t.Context(), w.second, "PO-1", "enough")
+		w.ok(err)
+	}})
+	_, err = racing.OpenOrder(t.Context(), w.planner, "PO-1", "more")
+	w.refused(err, fault.OrderState) // what was approved is the opening of the first closing
 }
 
 func TestAmendmentsThatAreRefusedAskNobody(t *testing.T) {

@@ -139,7 +139,7 @@ func (s *Service) OpenOrder(ctx context.Context, by access.Caller, number, reaso
 			return Order{}, err
 		}
 	}
-	reopens := o.State == OrderClosed
+	reopens, closedAt := o.State == OrderClosed, o.ClosedAt
 	if reopens {
 		act := reopening{"reopen", o.Number, text(o.ClosedAt), limitsOf(&o), reason}
 		if err := s.approvals.Authorize(ctx, by, ApprovalKind, act, reason); err != nil {
@@ -147,20 +147,19 @@ func (s *Service) OpenOrder(ctx context.Context, by access.Caller, number, reaso
 		}
 	}
 	return s.changeOrder(ctx, by, number, "opened", reason, func(o *Order) (bool, error) {
-		return s.open(o, reopens)
+		if o.State == OrderClosed && !(reopens && o.ClosedAt.Equal(closedAt)) { // not the closing that was looked at
+			return false, fault.New(fault.OrderState, o.Number, "is", o.State.String())
+		}
+		return s.open(o)
 	})
 }
 
-func (s *Service) open(o *Order, reopens bool) (changed bool, err error) {
+func (s *Service) open(o *Order) (changed bool, err error) {
 	switch o.State {
 	case OrderOpen:
 		changed, o.Frozen = o.Frozen, false
 		return changed, nil
-	case OrderPlanned:
-	case OrderClosed:
-		if !reopens { // closed since it was looked at
-			return false, fault.New(fault.OrderState, o.Number, "is", o.State.String())
-		}
+	case OrderPlanned, OrderClosed:
 	default:
 		return false, fault.New(fault.OrderState, o.Number, "is", o.State.String())
 	}

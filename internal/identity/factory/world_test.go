@@ -113,6 +113,17 @@ func (w *world) serviceOver(record factory.Store, node string, planes *factory.P
 	return s
 }
 
+// serviceWith returns the service under another rule of approvals.
+func (w *world) serviceWith(approvals factory.Approvals) *factory.Service {
+	w.t.Helper()
+	s, err := factory.New(factory.Config{
+		Store: w.store, Register: w.store, Authorities: w.authorities, Approvals: approvals, Ledger: w.store, Planes: w.planes,
+		Statements: w.statements, Now: w.clock.now, Rand: rand.Reader, Node: "n1",
+	})
+	w.ok(err)
+	return s
+}
+
 func operator(name string, roles ...access.Role) access.Caller {
 	c := access.Caller{Name: name, Operator: name, Actions: map[access.Action]bool{}, Scope: access.Everything()}
 	for _, r := range roles {
