@@ -114,7 +114,8 @@ func frame(b []byte) (int, bool) {
 		return 0, false
 	}
 	length := binary.BigEndian.Uint32(b[4:])
-	if length > maxPayload || int(length) > len(b)-recordHead {
+	// An empty payload has checksum zero, as octets have that were never written.
+	if length == 0 || length > maxPayload || int(length) > len(b)-recordHead {
 		return 0, false
 	}
 	n := recordHead + int(length)
