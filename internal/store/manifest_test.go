@@ -33,7 +33,7 @@ func importAll(ctx context.Context, s *Store, n int64) (factory.Manifest, error)
 		}
 		duplicates, err := s.StageChips(ctx, m.ID, chips)
 		if err == nil && len(duplicates) > 0 {
-			err = fmt.Errorf("duplicates %+v", duplicates)
+			err = fmt.Errorf("%d duplicates, the first %+v", len(duplicates), duplicates[0])
 		}
 		if err != nil {
 			return m, err
