@@ -129,9 +129,9 @@ func (g *pgGroup) decide(ctx context.Context) error {
 	b.Queue(g.lockControl()).QueryRow(func(r pgx.Row) error { return r.Scan(&epoch) })
 	g.queueChecks(b, leases, approved)
 	g.queueKeys(b)
+	g.queueConfirmations(b) // before what is stale with them
 	g.queueNewDevices(b)
 	g.queueDevices(b)
-	g.queueConfirmations(b)
 	g.queueOvertaken(b)
 	g.queueSuperseded(b)
 	if err := g.c.SendBatch(ctx, b).Close(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -83,12 +84,14 @@ func (s *Store) Units(ctx context.Context, scope access.Scope, q factory.UnitQue
 		return nil, "", err
 	}
 	limit := pageSize(q.Limit)
-	text, args := selectUnits(scope)+" AND u.id > $1 AND u.id <= $2", []any{after, last, limit, q.Order, q.State}
+	text, args := selectUnits(scope)+" AND u.id > $1 AND u.id <= $2", []any{after, last, limit}
 	if q.Order != 0 {
-		text += " AND u.order_id = $4"
+		args = append(args, q.Order)
+		text += " AND u.order_id = $" + strconv.Itoa(len(args))
 	}
 	if q.State != 0 {
-		text += " AND u.state = $5"
+		args = append(args, q.State)
+		text += " AND u.state = $" + strconv.Itoa(len(args))
 	}
 	list := make([]factory.Unit, 0, limit)
 	err = each(s.read.query(ctx, text+" ORDER BY u.id LIMIT $3", args...))(func(r row) error {
@@ -115,12 +118,12 @@ func (s *Store) lastUnit(ctx context.Context, scope access.Scope, q factory.Unit
 	if q.State == 0 && scope.SeesEverything() {
 		return lastOfAll, nil
 	}
-	text := "SELECT id FROM unit WHERE id > $1"
+	text, args := "SELECT id FROM unit WHERE id > $1", []any{after, walkWindow - 1}
 	if q.Order != 0 {
-		text += " AND order_id = $3"
+		text, args = text+" AND order_id = $3", append(args, q.Order)
 	}
 	last := int64(lastOfAll)
-	err := s.read.row(ctx, text+" ORDER BY id LIMIT 1 OFFSET $2", after, walkWindow-1, q.Order).Scan(&last)
+	err := s.read.row(ctx, text+" ORDER BY id LIMIT 1 OFFSET $2", args...).Scan(&last)
 	if noRows(err) {
 		return lastOfAll, nil
 	}

@@ -84,8 +84,8 @@ func (g *pgGroup) queueFloor(b *pgx.Batch) {
 	if !g.entered {
 		return
 	}
+	g.queueConfirmed(b) // a unit may end in the group that confirms it
 	g.queueUnits(b)
-	g.queueConfirmed(b)
 	for _, id := range g.floor.changedOrders() {
 		d := &g.floor.orders[id].delta
 		b.Queue(countOrder, id, d.Issued, d.Live, d.Confirmed, d.Scrapped, d.Activated)
@@ -122,7 +122,7 @@ func (g *pgGroup) queueUnits(b *pgx.Batch) {
 		}
 		if p.ending != nil {
 			gone = append(gone, int64(p.ending.id))
-			b.Queue(replaceUnit, int64(p.ending.id), int64(factory.UnitReplaced), micros(p.Credential.IssuedAt))
+			b.Queue(replaceUnit, int64(p.ending.id), int64(factory.UnitReplaced), micros(p.Credential.IssuedAt), p.Unit.ReplacesNote)
 		}
 	}
 	if units.rows > 0 {

@@ -108,8 +108,10 @@ func queueRows[K ~int64, V any](b *pgx.Batch, rows map[K]*V, places func(*V) []a
 	})
 }
 
-// admitAll decides the members on what was read.
+// admitAll decides the members on what was read. Of one device it admits one: a
+// second would rest on the first, which may still be refused.
 func (g *pgGroup) admitAll(ctx context.Context) error {
+	admitted := make(map[device.ID]bool)
 	for _, p := range g.live {
 		switch {
 		case p.confirm != nil:
@@ -119,10 +121,14 @@ func (g *pgGroup) admitAll(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			if admitted[p.Credential.Device] {
+				refused = device.ErrStale
+			}
 			if refused != nil {
 				g.refused[p] = refused
 				continue
 			}
+			admitted[p.Credential.Device] = true
 			g.floor.take(p)
 		}
 	}
@@ -298,6 +304,11 @@ func (g *pgGroup) settleFloor() {
 			p.err = overtaken
 		case free:
 			p.err = device.ErrStale
+		}
+	}
+	for _, p := range g.live {
+		if p.confirm != nil && fault.Has(p.err, fault.UnitState) && g.floor.units[p.confirm.ID].live() {
+			p.err = device.ErrStale // what was to end it is not stored
 		}
 	}
 	for _, p := range g.confirming {

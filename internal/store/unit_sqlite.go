@@ -18,7 +18,7 @@ const (
 	useChip       = "UPDATE chip SET state = $2, order_id = 0, device = $3 WHERE id = $1"
 	nameUnit      = "INSERT INTO unit_reference (id, order_id, reference, unit) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET unit = excluded.unit"
 	insertWrapped = "INSERT INTO wrapped_key (id, wrapped, until_at) VALUES ($1, $2, $3)"
-	replaceUnit   = "UPDATE unit SET state = $2, ended_at = $3, reason = 'replaced' WHERE id = $1"
+	replaceUnit   = "UPDATE unit SET state = $2, ended_at = $3, reason = $4 WHERE id = $1"
 	activateUnit  = "UPDATE unit SET activated_at = $2 WHERE id = $1 AND device = $3 AND activated_at = 0 AND state IN (1, 2) RETURNING order_id"
 	countOrder    = `UPDATE production_order SET issued = issued + $2, live = live + $3, confirmed = confirmed + $4, scrapped = scrapped + $5,
 activated = activated + $6 WHERE id = $1`
@@ -126,7 +126,7 @@ func (g *liteGroup) unit(ctx context.Context, p *pending) error {
 		}
 	}
 	if p.ending != nil {
-		if _, err := g.c.exec(ctx, replaceUnit, int64(p.ending.id), int64(factory.UnitReplaced), at); err != nil {
+		if _, err := g.c.exec(ctx, replaceUnit, int64(p.ending.id), int64(factory.UnitReplaced), at, u.ReplacesNote); err != nil {
 			return err
 		}
 		if _, err := g.c.exec(ctx, eraseWrapped, int64(p.ending.id)); err != nil {

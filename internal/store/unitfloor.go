@@ -86,7 +86,7 @@ func known[K comparable, V any](rows map[K]*V, key K, read func(*V) error) (*V, 
 const (
 	floorOrderColumns = "state, frozen, product, site, quantity, spares, issued, live"
 	floorBlockColumns = "order_id, station, size, used, expires_at"
-	floorChipColumns  = "c.state, c.order_id, c.device, m.visible"
+	floorChipColumns  = "c.state, c.order_id, c.device, CASE WHEN m.visible = 1 THEN CAST(1 AS BIGINT) ELSE 0 END"
 	floorChipTables   = "chip c JOIN manifest m ON m.id = c.manifest"
 	floorNameColumns  = "n.order_id, n.reference, n.unit, u.device"
 	floorNameTables   = "unit_reference n JOIN unit u ON u.id = n.unit"
@@ -141,6 +141,7 @@ func (f *floor) unit(ctx context.Context, id device.CredentialID) (*unitRow, err
 // admission is what a unit takes of the floor.
 type admission struct {
 	order    *floorOrder
+	follows  bool              // the device had a unit before
 	ending   *unitRow          // unit that ends with this one, nil: none
 	state    factory.UnitState // of that unit
 	chip     *floorChip        // that changes, nil: none
@@ -230,18 +231,27 @@ func (f *floor) mayFollow(ctx context.Context, p *pending) (refused, err error) 
 	if id == 0 {
 		return nil, nil
 	}
+	if id != p.Credential.Previous { // the identity was renewed elsewhere since
+		last, err := f.unit(ctx, p.Credential.Previous)
+		if err != nil || last != nil && last.live() {
+			return device.ErrStale, err
+		}
+	}
 	u, err := f.unit(ctx, id)
 	switch {
 	case err != nil:
 		return nil, err
 	case p.Unit.Replaces != 0 && (u == nil || u.device != p.Credential.Device):
 		return device.ErrStale, nil
-	case u == nil || !u.live():
+	case u == nil:
+		return nil, nil
+	case !u.live():
+		p.follows = u.device == p.Credential.Device
 		return nil, nil
 	case p.Unit.Replaces == 0:
 		return fault.New(fault.UnitSerialTaken), nil
 	}
-	p.ending, p.state = u, u.state
+	p.ending, p.state, p.follows = u, u.state, true
 	_, err = f.order(ctx, u.order)
 	return nil, err
 }

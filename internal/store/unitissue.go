@@ -52,7 +52,7 @@ confirmed_at, ended_at, reason, shipped_at, activated_at) VALUES ($1, $2, $3, $4
 
 func unitValues(p *pending) []any {
 	u, spare := p.Unit, int64(0)
-	if u.Replaces != 0 {
+	if p.follows {
 		spare = 1
 	}
 	return []any{
@@ -92,12 +92,17 @@ func (s *Store) ConfirmUnit(ctx context.Context, c factory.Confirmation, entries
 	if c.ID == 0 || c.At.IsZero() || len(entries) == 0 {
 		return errors.New("a confirmation needs its unit, time and ledger entry")
 	}
-	p := &pending{confirm: &c}
-	var err error
-	if p.leaves, err = s.encodeBatch(entries); err != nil {
+	leaves, err := s.encodeBatch(entries)
+	if err != nil {
 		return err
 	}
-	return s.await(ctx, p)
+	for range 5 {
+		err = s.await(ctx, &pending{confirm: &c, leaves: leaves})
+		if !errors.Is(err, device.ErrStale) {
+			return err
+		}
+	}
+	return fault.Wrap(fault.StoreUnavailable, err)
 }
 
 // refuseConfirmation says why a unit that was found, or not, is not confirmed.
