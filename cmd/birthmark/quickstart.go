@@ -1,31 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/crypto/ocsp"
-	"golang.org/x/sync/errgroup"
-
-	"github.com/birthmark/birthmark/internal/edge/client"
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/device"
@@ -35,7 +22,7 @@ import (
 
 type quickstartCmd struct {
 	Data    string `help:"Folder for everything it makes." default:"birthmark-quickstart" type:"path"`
-	Devices int    `help:"How many simulated devices enroll." default:"200"`
+	Devices int    `help:"How many simulated devices are made." default:"200"`
 	Exit    bool   `help:"Stop when the story is told instead of serving on."`
 }
 
@@ -50,14 +37,14 @@ type story struct {
 	issuing *x509.Certificate
 }
 
-// Run makes a PKI, enrolls devices over real EST and TLS, revokes one, and
-// serves on.
+// Run makes a PKI and a factory, provisions devices at simulated stations over
+// the real paths, shows what is refused, and serves on.
 func (c *quickstartCmd) Run(ctx context.Context, io *streams) error {
 	if c.Devices < 1 || c.Devices > 100_000 {
 		return fault.New(fault.ParameterInvalid, "--devices takes 1 to 100000")
 	}
 	settings := Settings{
-		Data: c.Data, ServerKey: "p256", CRLValidity: 24 * time.Hour, OCSPValidity: time.Hour, LogLevel: "warn", LogFormat: "text",
+		Data: c.Data, ServerKey: "p256", CRLValidity: 24 * time.Hour, OCSPValidity: time.Hour, LogLevel: "error", LogFormat: "text",
 		DeviceListen: freePort("127.0.0.1:8443"), ConsoleListen: freePort("127.0.0.1:9080"), StatusListen: freePort("127.0.0.1:8080"),
 	}
 	log, closeLog := newLogger(&settings, io.err)
@@ -154,24 +141,28 @@ func (s *story) tell(ctx context.Context) error {
 	if err := s.readAnchors(ctx); err != nil {
 		return err
 	}
-	if err := s.addProduct(ctx); err != nil {
-		return err
-	}
-	devices, err := s.register(ctx)
+	p, err := s.produce(ctx)
 	if err != nil {
 		return err
 	}
-	enrolled, err := s.enrollAll(ctx, devices)
+	defer p.close()
+	devices, err := p.activate(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.showRevocation(ctx, enrolled); err != nil {
+	if err := s.showRevocation(ctx, devices); err != nil {
+		return err
+	}
+	if err := p.ship(ctx); err != nil {
+		return err
+	}
+	if err := p.report(ctx); err != nil {
 		return err
 	}
 	if err := s.account(ctx); err != nil {
 		return err
 	}
-	return s.whatNext(ctx)
+	return s.whatNext(ctx, p.order.Number)
 }
 
 func (s *story) readAnchors(ctx context.Context) error {
@@ -193,168 +184,6 @@ func (s *story) readAnchors(ctx context.Context) error {
 	return nil
 }
 
-const quickstartProduct = "sensor"
-
-func (s *story) addProduct(ctx context.Context) error {
-	_, err := s.node.authority.AddProduct(ctx, s.caller.Name, device.Product{
-		Name: quickstartProduct, Description: "made by the quickstart", Profiles: []string{"ldevid-cloud", "idevid"},
-	})
-	if fault.Has(err, fault.ProductExists) {
-		return nil
-	}
-	return err
-}
-
-// register puts the devices of this run into the register.
-func (s *story) register(ctx context.Context) ([]device.Added, error) {
-	run := strings.ToUpper(rand.Text()[:6])
-	wanted := make([]device.NewDevice, s.cmd.Devices)
-	for i := range wanted {
-		wanted[i] = device.NewDevice{DeviceSerial: fmt.Sprintf("QS-%s-%05d", run, i+1), Product: quickstartProduct}
-	}
-	begin := time.Now()
-	var added []device.Added
-	for part := range slices.Chunk(wanted, 1000) {
-		list, err := s.node.register.Add(ctx, &s.caller, part)
-		if err != nil {
-			return nil, err
-		}
-		added = append(added, list...)
-	}
-	s.say("Registered %d devices, each with a one-time secret (%s).", len(added), since(begin))
-	return added, nil
-}
-
-// enrolledDevice is a simulated device with its key and certificate.
-type enrolledDevice struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-}
-
-// enrollAll enrolls every device over EST, as many at once as a small line has.
-func (s *story) enrollAll(ctx context.Context, devices []device.Added) ([]enrolledDevice, error) {
-	est, err := client.New(client.Config{URL: "https://" + s.at.device, Anchors: s.anchors, Connections: parallelDevices, Timeout: 30 * time.Second})
-	if err != nil {
-		return nil, err
-	}
-	defer est.Close()
-	out := make([]enrolledDevice, len(devices))
-	took := make([]time.Duration, len(devices))
-	bar := newProgress(s.io, "Enrolling", len(devices))
-	begin := time.Now()
-	var next atomic.Int64
-	group, ctx := errgroup.WithContext(ctx)
-	for range parallelDevices {
-		group.Go(func() error {
-			for i := next.Add(1) - 1; i < int64(len(devices)); i = next.Add(1) - 1 {
-				start := time.Now()
-				d, err := enrollOne(ctx, est, &devices[i])
-				if err != nil {
-					return fmt.Errorf("enroll %s: %w", devices[i].Device.DeviceSerial, err)
-				}
-				out[i], took[i] = d, time.Since(start)
-				bar.add(1)
-			}
-			return nil
-		})
-	}
-	err = group.Wait()
-	bar.done()
-	if err != nil {
-		return nil, err
-	}
-	all := time.Since(begin)
-	slices.Sort(took)
-	s.say("Enrolled %d devices over EST and TLS in %s: %.0f a second, p50 %s, p99 %s, each on disk before its answer.",
-		len(devices), all.Round(time.Millisecond), float64(len(devices))/all.Seconds(),
-		took[len(took)/2].Round(10*time.Microsecond), took[len(took)*99/100].Round(10*time.Microsecond))
-	return out, nil
-}
-
-const parallelDevices = 16
-
-func enrollOne(ctx context.Context, est *client.EST, d *device.Added) (enrolledDevice, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return enrolledDevice{}, err
-	}
-	csr, err := client.Request(key, nil)
-	if err != nil {
-		return enrolledDevice{}, err
-	}
-	cert, err := est.Enroll(ctx, csr, d.Device.DeviceSerial, d.Secret)
-	return enrolledDevice{key, cert}, err
-}
-
-// showRevocation revokes one device's certificate and shows that it is refused.
-func (s *story) showRevocation(ctx context.Context, enrolled []enrolledDevice) error {
-	victim := enrolled[len(enrolled)/2]
-	before, err := s.askOCSP(ctx, victim.cert)
-	if err != nil {
-		return err
-	}
-	name := victim.cert.Subject.CommonName
-	revoke := statusAPI{s.node.status}
-	if err := revoke.Revoke(ctx, &s.caller, victim.cert.SerialNumber.Bytes(), "keyCompromise"); err != nil {
-		return err
-	}
-	after, err := s.askOCSP(ctx, victim.cert)
-	if err != nil {
-		return err
-	}
-	s.say("Revoked %s: OCSP said %s before and says %s now.", name, before, after)
-	if after != "revoked" {
-		return errors.New("OCSP does not say revoked")
-	}
-	est, err := client.New(client.Config{
-		URL: "https://" + s.at.device, Anchors: s.anchors, Timeout: 30 * time.Second,
-		Certificate: &tls.Certificate{Certificate: [][]byte{victim.cert.Raw}, PrivateKey: victim.key},
-	})
-	if err != nil {
-		return err
-	}
-	defer est.Close()
-	csr, err := client.Request(victim.key, victim.cert.RawSubject)
-	if err != nil {
-		return err
-	}
-	_, err = est.Reenroll(ctx, csr)
-	refused, ok := errors.AsType[*client.Refused](err)
-	if !ok {
-		return fmt.Errorf("re-enrollment with the revoked certificate was not refused: %w", err)
-	}
-	line, _, _ := strings.Cut(refused.Text, "\n")
-	s.say("Re-enrollment with it is refused: %s.", line)
-	return nil
-}
-
-// askOCSP asks our responder over HTTP as anyone would.
-func (s *story) askOCSP(ctx context.Context, cert *x509.Certificate) (string, error) {
-	der, err := ocsp.CreateRequest(cert, s.issuing, nil)
-	if err != nil {
-		return "", err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.at.status+"/ocsp/issuing", bytes.NewReader(der))
-	if err != nil {
-		return "", err
-	}
-	req.Header.Set("Content-Type", "application/ocsp-request")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil {
-		return "", err
-	}
-	answer, err := ocsp.ParseResponseForCert(body, cert, s.issuing)
-	if err != nil {
-		return "", fmt.Errorf("OCSP answer: %w", err)
-	}
-	return map[int]string{ocsp.Good: "good", ocsp.Revoked: "revoked", ocsp.Unknown: "unknown"}[answer.Status], nil
-}
-
 // account prints what the register holds now.
 func (s *story) account(ctx context.Context) error {
 	counts, err := s.node.store.Counts(ctx, s.caller.Scope)
@@ -373,7 +202,7 @@ func (s *story) account(ctx context.Context) error {
 
 // whatNext writes a script that enrolls a key made by openssl and says how to
 // use it.
-func (s *story) whatNext(ctx context.Context) error {
+func (s *story) whatNext(ctx context.Context, order string) error {
 	added, err := s.node.register.Add(ctx, &s.caller, []device.NewDevice{{DeviceSerial: "MY-" + rand.Text()[:6], Product: quickstartProduct}})
 	if err != nil {
 		return err
@@ -384,7 +213,8 @@ func (s *story) whatNext(ctx context.Context) error {
 		return err
 	}
 	s.say("\nTry it yourself, with a key of your own:\n  sh %s\n", path)
-	s.say("And the command line, in another terminal:\n  %[1]s device list --data %[2]s\n  %[1]s ledger verify --data %[2]s", invocation(), s.cmd.Data)
+	s.say("And the command line, in another terminal:\n  %[1]s order show %[3]s --data %[2]s\n  %[1]s device list --data %[2]s\n  %[1]s ledger verify --data %[2]s",
+		invocation(), s.cmd.Data, order)
 	if !s.cmd.Exit {
 		s.say("\nServing: devices https://%s  status http://%s  API http://%s. Stop with Ctrl-C.", s.at.device, s.at.status, s.at.console)
 	}
@@ -420,37 +250,3 @@ openssl x509 -inform DER -in issuing.cer -out issuing.pem
 openssl ocsp -issuer issuing.pem -cert device.pem -CAfile "%[1]s" -url "http://%[5]s/ocsp/issuing" -no_nonce
 echo "The device's key and certificate are in $PWD"
 `
-
-// progress draws a bar on a terminal and nothing elsewhere.
-type progress struct {
-	io    *streams
-	what  string
-	total int
-	mu    sync.Mutex
-	count int // guarded by mu
-	drawn time.Time
-}
-
-func newProgress(io *streams, what string, total int) *progress {
-	return &progress{io: io, what: what, total: total}
-}
-
-func (p *progress) add(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.count += n
-	if !p.io.terminal || time.Since(p.drawn) < 50*time.Millisecond {
-		return
-	}
-	p.drawn = time.Now()
-	const width = 40
-	full := width * p.count / p.total
-	fmt.Fprintf(p.io.out, "\r%s [%s%s] %d/%d", p.what, strings.Repeat("=", full), strings.Repeat(" ", width-full), p.count, p.total)
-}
-
-// done removes the bar.
-func (p *progress) done() {
-	if p.io.terminal {
-		fmt.Fprint(p.io.out, "\r\033[K")
-	}
-}

@@ -122,8 +122,11 @@ func (h *Home) Settings() Settings { return h.settings }
 func (h *Home) Credential() *tls.Certificate { return h.credential.Load() }
 
 // Connect returns a link to the station's server.
-func (h *Home) Connect() (*link.Client, error) {
-	return link.New(link.Config{URL: h.settings.Server, Trust: h.trust, Credential: h.Credential})
+func (h *Home) Connect() (*link.Client, error) { return h.ConnectTo(h.settings.Server) }
+
+// ConnectTo returns a link to a server that has moved.
+func (h *Home) ConnectTo(server string) (*link.Client, error) {
+	return link.New(link.Config{URL: server, Trust: h.trust, Credential: h.Credential})
 }
 
 // load reads the credential as it is on the disk now: another process may have

@@ -59,6 +59,12 @@ func octets(seed, what string, number, try int) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
+// DeviceKey returns the key that the simulated device with this number makes for
+// itself under the model "on-device".
+func DeviceKey(seed string, number int) (*ecdsa.PrivateKey, error) {
+	return derive(seed, "device", number)
+}
+
 // derive returns a key: the first candidate that is a scalar of the curve, which
 // it is but once in 2^32.
 func derive(seed, what string, number int) (*ecdsa.PrivateKey, error) {
