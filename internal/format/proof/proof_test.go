@@ -23,6 +23,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/proof"
+	"github.com/birthmark/birthmark/internal/needs"
 )
 
 var update = flag.Bool("update", false, "make new vectors")
@@ -129,10 +130,7 @@ func TestVectors(t *testing.T) {
 // OpenSSL finds the vectors' signatures good: somebody else's implementation of
 // the same text would too.
 func TestVectorsVerifyWithOpenSSL(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not on this machine")
-	}
+	openssl := needs.OpenSSL(t)
 	for _, v := range vectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -17,8 +17,8 @@ import (
 	"github.com/birthmark/birthmark/internal/pki/profile"
 )
 
-// Line names what the road for stations and their units needs. All fields are
-// required.
+// Line names what the road for stations and their units needs. All fields but
+// Packages are required.
 type Line struct {
 	Store  LineStore
 	Planes Planes
@@ -28,6 +28,16 @@ type Line struct {
 	// Status ends the certificate of a station's computer that was replaced.
 	Status Status
 	Random io.Reader
+	// Packages signs the keys that we make for EST's /serverkeygen, before they are
+	// sealed (RFC 7030, section 4.4.2); nil: they are sealed unsigned.
+	Packages PackageSigner
+}
+
+// PackageSigner signs as who made a key; statement.Signer has it.
+type PackageSigner interface {
+	Certificate() []byte // DER
+	// Sign returns an ECDSA signature (DER) over the SHA-256 of a message.
+	Sign(ctx context.Context, message []byte) ([]byte, error)
 }
 
 // LineStore is what the road needs of the factory's record. Contracts as in

@@ -24,7 +24,7 @@ import (
 type KeyResponse struct {
 	Response
 	Key    []byte // DER PKCS #8, for a connection that protects it
-	Sealed []byte // CMS EnvelopedData of an asymmetric key package (RFC 5958)
+	Sealed []byte // CMS EnvelopedData of a signed asymmetric key package (RFC 5958)
 }
 
 // Erase clears the key. Call it when the answer is out.
@@ -61,13 +61,27 @@ func (e *Enroller) EnrollServerKey(ctx context.Context, r Request) (*KeyResponse
 		out.Key = bytes.Clone(s.key.PKCS8())
 		return out, nil
 	}
+	out.Sealed, err = e.sealPackage(ctx, s)
+	return out, err
+}
+
+// sealPackage puts the key into a package, signed if we can, and seals that.
+func (e *Enroller) sealPackage(ctx context.Context, s *serverKey) ([]byte, error) {
 	content, err := keyPackage(s.key.PKCS8())
 	if err != nil {
 		return nil, err
 	}
 	defer clear(content)
-	out.Sealed, err = cms.Seal(cms.KeyPackage, content, s.recipient, cms.CBC, e.line.Random)
-	return out, err
+	by := e.line.Packages
+	if by == nil {
+		return cms.Seal(cms.KeyPackage, content, s.recipient, cms.CBC, e.line.Random)
+	}
+	signed, err := cms.Sign(cms.KeyPackage, content, by.Certificate(), func(message []byte) ([]byte, error) { return by.Sign(ctx, message) })
+	if err != nil {
+		return nil, err
+	}
+	defer clear(signed)
+	return cms.Seal(cms.SignedData, signed, s.recipient, cms.CBC, e.line.Random)
 }
 
 // parse judges the request, whose key and signature mean nothing when we make the

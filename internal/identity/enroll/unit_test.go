@@ -20,6 +20,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
 	"github.com/birthmark/birthmark/internal/identity/factory"
+	"github.com/birthmark/birthmark/internal/needs"
 	"github.com/birthmark/birthmark/internal/pki/pkcs12"
 )
 
@@ -593,11 +594,7 @@ func signer(t *testing.T) []byte {
 // decrypted is what openssl reads of an envelope; nil without openssl.
 func decrypted(t *testing.T, sealed []byte, cert *x509.Certificate, key any) []byte {
 	t.Helper()
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Log("openssl is not on this machine: the envelope is not opened")
-		return nil
-	}
+	openssl := needs.OpenSSL(t)
 	dir := t.TempDir()
 	file := func(name, kind string, content []byte) string {
 		path := filepath.Join(dir, name)

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -20,7 +21,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/needs"
 )
 
 // recipient is a self-signed certificate with a key to receive with.
@@ -64,10 +69,7 @@ func must(t *testing.T, err error) {
 // OpenSSL reads what is sealed, for each kind of recipient and cipher and for
 // contents around a block's length.
 func TestSealOpensWithOpenSSL(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not on this machine")
-	}
+	openssl := needs.OpenSSL(t)
 	keys := map[string]crypto.Signer{
 		"rsa2048": newRSA(t, 2048), "p256": newKey(t, elliptic.P256()), "p384": newKey(t, elliptic.P384()),
 	}
@@ -113,10 +115,7 @@ func TestSealOpensWithOpenSSL(t *testing.T) {
 }
 
 func TestSealTellsOpenSSLItsForm(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not on this machine")
-	}
+	openssl := needs.OpenSSL(t)
 	rsaCert, ecCert := recipient(t, newRSA(t, 2048), 0), recipient(t, newKey(t, elliptic.P256()), 0)
 	for name, tt := range map[string]struct {
 		kind   ContentType
@@ -210,3 +209,69 @@ dMfceoAE3/+M5vO0tJUCQAvX965jxRoPBQC2s5QgFPTg+BNKaObIbw9/Y3UAwrl7
 MVMnLKWyT2PI9SBvRGsV/C9L/LuQvfIPRKGIvl6/zU0=
 -----END RSA PRIVATE KEY-----
 `
+
+// A key package is signed by who made the key, and then sealed (RFC 7030, section
+// 4.4.2); OpenSSL takes both covers off.
+func TestSignOpensWithOpenSSL(t *testing.T) {
+	openssl := needs.OpenSSL(t)
+	dir := t.TempDir()
+	file := func(name, kind string, content []byte) string {
+		if kind != "" {
+			content = pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: content})
+		}
+		path := filepath.Join(dir, name)
+		must(t, os.WriteFile(path, content, 0o600))
+		return path
+	}
+	run := func(args ...string) []byte {
+		t.Helper()
+		out := filepath.Join(dir, "out")
+		if text, err := exec.CommandContext(t.Context(), openssl, append(args, "-out", out)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, text)
+		}
+		content, err := os.ReadFile(out)
+		must(t, err)
+		return content
+	}
+	maker, holder := newKey(t, elliptic.P256()), newKey(t, elliptic.P384())
+	makerCert, holderCert := recipient(t, maker, x509.KeyUsageDigitalSignature), recipient(t, holder, x509.KeyUsageKeyAgreement)
+	content := []byte("a key package")
+	sign := func(message []byte) ([]byte, error) {
+		digest := sha256.Sum256(message)
+		return ecdsa.SignASN1(rand.Reader, maker, digest[:])
+	}
+	signed, err := Sign(KeyPackage, content, makerCert.Raw, sign)
+	must(t, err)
+	sealed, err := Seal(SignedData, signed, holderCert, CBC, rand.Reader)
+	must(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(holder)
+	must(t, err)
+	opened := run("cms", "-decrypt", "-binary", "-inform", "DER", "-in", file("sealed", "", sealed),
+		"-inkey", file("key.pem", "PRIVATE KEY", private), "-recip", file("cert.pem", "CERTIFICATE", holderCert.Raw))
+	if !bytes.Equal(opened, signed) {
+		t.Fatal("the envelope holds something else")
+	}
+	message := func(signedData []byte) string {
+		der, err := wrapContent(oidSignedData, func(b *cryptobyte.Builder) {
+			value := cryptobyte.String(signedData)
+			var inner cryptobyte.String
+			if !value.ReadASN1(&inner, asn1.SEQUENCE) || !value.Empty() {
+				t.Error("not one SignedData")
+			}
+			b.AddBytes(inner)
+		})
+		must(t, err)
+		return file("message", "", der)
+	}
+	verify := []string{"cms", "-verify", "-binary", "-inform", "DER", "-noverify", "-certfile", file("maker.pem", "CERTIFICATE", makerCert.Raw)}
+	if got := run(append(verify, "-in", message(opened))...); !bytes.Equal(got, content) {
+		t.Errorf("openssl verifies %q", got)
+	}
+	changed := bytes.Replace(signed, content, []byte("a key pachage"), 1)
+	if exec.CommandContext(t.Context(), openssl, append(verify, "-in", message(changed))...).Run() == nil {
+		t.Error("a changed content verifies")
+	}
+	if _, err := Sign(KeyPackage, content, recipient(t, newRSA(t, 2048), 0).Raw, sign); err == nil {
+		t.Error("an RSA certificate for an ECDSA signature")
+	}
+}

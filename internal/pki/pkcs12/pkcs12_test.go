@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/needs"
 )
 
 func must(t *testing.T, err error) {
@@ -50,10 +51,7 @@ func issued(t *testing.T, private any, public any) (key, leaf, issuer []byte) {
 const password = "Correct-horse:12"
 
 func TestSealOpensWithOpenSSL(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not on this machine")
-	}
+	openssl := needs.OpenSSL(t)
 	ec, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	must(t, err)
 	rs, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -35,6 +35,42 @@ keyUsage: [digitalSignature]
 requireApproval: true
 `
 
+// served and sealed are profiles whose keys we may make.
+const served = `name: served
+kind: ldevid
+purpose: served
+keys: [rsa4096, p256]
+validity: {days: 30}
+subject:
+  - {attribute: commonName, from: deviceSerial}
+keyUsage: [digitalSignature]
+trusts: [issuing]
+serverKeygen: tls
+`
+
+const sealed = `name: sealed
+kind: ldevid
+purpose: sealed
+keys: [ed25519]
+validity: {days: 30}
+subject:
+  - {attribute: commonName, from: deviceSerial}
+keyUsage: [digitalSignature]
+trusts: [issuing]
+serverKeygen: sealed
+`
+
+const hardware = `name: hardware
+kind: ldevid
+purpose: hardware
+keys: [p256]
+validity: {days: 30}
+subject:
+  - {attribute: commonName, from: deviceSerial}
+keyUsage: [digitalSignature]
+requireHardwareKey: true
+`
+
 // world is an installation with its device listener.
 type world struct {
 	*webtest.World
@@ -46,7 +82,7 @@ type world struct {
 func newWorld(t testing.TB, limits server.Limits) *world {
 	t.Helper()
 	w := &world{certs: map[string]*tls.Certificate{}}
-	w.World = webtest.NewWorld(t, webtest.Config{Profiles: []string{guarded}, Open: func(path string, now func() time.Time) (webtest.Store, func() error, error) {
+	w.World = webtest.NewWorld(t, webtest.Config{Profiles: []string{guarded, served, sealed, hardware}, Open: func(path string, now func() time.Time) (webtest.Store, func() error, error) {
 		s, err := store.Open(t.Context(), store.Config{DSN: "sqlite:" + path, Node: "test", Now: now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			return nil, nil, err
@@ -73,6 +109,7 @@ func routes(h *est.Handlers) []server.Route {
 		row("GET", "csrattrs", access.Enroll, h.CSRAttrs, 0)
 		row("POST", "simpleenroll", access.Enroll, h.SimpleEnroll, est.MaxBody)
 		row("POST", "simplereenroll", access.Enroll, h.SimpleReenroll, est.MaxBody)
+		row("POST", "serverkeygen", access.Enroll, h.ServerKeyGen, est.MaxBody)
 	}
 	return all
 }
