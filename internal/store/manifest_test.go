@@ -301,3 +301,65 @@ func FuzzParts(f *testing.F) {
 		}
 	})
 }
+
+// TestTheTablesHaveTheLastWord stages a chip and a key twice as two nodes may, that
+// do not know of each other.
+func TestTheTablesHaveTheLastWord(t *testing.T) {
+	onBoth(t, func(t *testing.T, cfg Config) {
+		s := mustOpen(t, cfg)
+		var chips []factory.Chip
+		for n := range int64(10) {
+			chips = append(chips, madeUpChip(n))
+		}
+		first := s.stageUnasked(t, 1, chips)
+		sameChip := s.stageUnasked(t, 2, chips[4:])
+		other := madeUpChip(100)
+		other.Entry, other.Keys = 1, chips[3].Keys
+		sameKey := s.stageUnasked(t, 3, []factory.Chip{other})
+		if err := s.PublishManifest(t.Context(), first, act()); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []factory.Manifest{sameChip, sameKey} {
+			refused(t, s.PublishManifest(t.Context(), m, act()), fault.ManifestDuplicate)
+			if err := s.DiscardManifest(t.Context(), m.ID, act()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := s.mustBeWhole(t, 10, 0); n != 10 {
+			t.Errorf("%d chips are seen", n)
+		}
+		for _, table := range []string{"chip", "chip_key"} {
+			if n := s.count(t, "SELECT count(*) FROM "+table); n != 10 {
+				t.Errorf("%d rows of %s", n, table)
+			}
+		}
+	})
+}
+
+// stageUnasked stages chips without a look at what else is staged.
+func (s *Store) stageUnasked(t *testing.T, digest byte, chips []factory.Chip) factory.Manifest {
+	t.Helper()
+	ctx := t.Context()
+	m, err := s.BeginManifest(ctx, factory.Manifest{Name: "m", Digest: [32]byte{digest}}, act())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.staging.mu.Lock()
+	defer s.staging.mu.Unlock()
+	row, err := readManifest(ctx, s.read, m.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call, err := s.newCall(row, chips)
+	if err == nil {
+		err = s.knowStaged(ctx, row)
+	}
+	if err == nil {
+		err = call.store(ctx, row)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Chips = int64(len(chips))
+	return m
+}
