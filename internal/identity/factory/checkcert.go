@@ -44,7 +44,7 @@ func (s *Service) CheckCertificate(ctx context.Context, by access.Caller, der []
 		if c.Device == 0 || by.Scope.Sees(c.Product, c.Site, c.Owner) {
 			out.Credential = c
 		}
-		return out, nil
+		return out, s.seen(ctx, &c)
 	case err != nil && !fault.Has(err, fault.CredentialUnknown):
 		return Checked{}, err
 	}
@@ -55,6 +55,22 @@ func (s *Service) CheckCertificate(ctx context.Context, by access.Caller, der []
 		Message: fmt.Sprintf("authority %s signed a certificate with serial %x that no record names", signer.Name, cert.SerialNumber.Bytes()),
 	})
 	return out, nil
+}
+
+// seen raises an alarm when the certificate that was seen is of a device that was
+// scrapped.
+func (s *Service) seen(ctx context.Context, c *device.Credential) error {
+	if c.Device == 0 || c.State != device.Revoked {
+		return nil
+	}
+	d, err := s.register.Device(ctx, access.Everything(), c.Device)
+	if err == nil && d.State == device.Scrapped {
+		s.Raise(Alarm{
+			Kind: AlarmScrapShipped, Key: d.DeviceSerial, Order: d.Order, Product: d.Product, Site: d.Site,
+			Message: fmt.Sprintf("%s is scrapped and its certificate was seen", d.DeviceSerial),
+		})
+	}
+	return err
 }
 
 // signerOf returns the authority of ours whose key signed a certificate.

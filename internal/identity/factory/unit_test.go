@@ -95,12 +95,12 @@ func (w *world) issue(m made) (*unit, error) {
 func (w *world) certify(u *unit, certSerial []byte) []byte {
 	w.t.Helper()
 	if w.key == nil {
-		w.key = newKey(w.t)
+		w.key, w.issuer = newKey(w.t), &x509.Certificate{Subject: pkix.Name{CommonName: "line"}}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(certSerial), Subject: pkix.Name{CommonName: u.serial},
 		NotBefore: w.clock.now(), NotAfter: w.clock.now().Add(1000 * time.Hour),
-	}, &x509.Certificate{Subject: pkix.Name{CommonName: "line"}}, u.key.Public(), w.key)
+	}, w.issuer, u.key.Public(), w.key)
 	w.ok(err)
 	return der
 }

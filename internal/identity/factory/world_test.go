@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/x509"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -53,7 +54,8 @@ type world struct {
 	secrets     factory.Sealer
 	clock       *clock
 	folder      string
-	key         crypto.Signer // of the certificates that units get
+	key         crypto.Signer     // of the certificates that units get
+	issuer      *x509.Certificate // whose key it is
 
 	planner, second, lead access.Caller
 }
