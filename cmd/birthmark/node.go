@@ -20,6 +20,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
+	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/identity/status"
 	"github.com/birthmark/birthmark/internal/pki/keystore"
@@ -141,7 +142,10 @@ func (n *node) wire(ctx context.Context, o nodeOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if n.access, err = access.New(access.Config{Store: n.store, Now: now, Rand: rand.Reader}); err != nil {
+	n.access, err = access.New(access.Config{
+		Store: n.store, Now: now, Rand: rand.Reader, SecondOperator: []string{factory.ApprovalKind},
+	})
+	if err != nil {
 		return err
 	}
 	if n.register, err = device.NewRegister(device.RegisterConfig{Store: n.store, Now: now, Rand: rand.Reader}); err != nil {

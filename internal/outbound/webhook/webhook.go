@@ -167,10 +167,19 @@ type crew struct {
 func (c *crew) muster(ctx context.Context, rows []factory.Webhook) {
 	for id, r := range c.running {
 		i := slices.IndexFunc(rows, func(w factory.Webhook) bool { return w.ID == id })
-		if i < 0 || !rows[i].ChangedAt.Equal(r.changedAt) || rows[i].Disabled {
-			r.stop() // what was changed begins anew, without the old failures' pause
+		switch {
+		case i < 0 || rows[i].Disabled:
+			r.stop()
 			<-r.done
 			delete(c.running, id)
+		case !rows[i].ChangedAt.Equal(r.changedAt):
+			// What was changed is tried at once. A request that is under way ends first:
+			// two at a time would be out of order.
+			r.changedAt = rows[i].ChangedAt
+			select {
+			case r.again <- struct{}{}:
+			default:
+			}
 		}
 	}
 	for i := range rows {
@@ -178,7 +187,7 @@ func (c *crew) muster(ctx context.Context, rows []factory.Webhook) {
 			continue
 		}
 		own, stop := context.WithCancel(ctx)
-		r := &runner{d: c.d, id: rows[i].ID, changedAt: rows[i].ChangedAt, stop: stop, done: make(chan struct{})}
+		r := &runner{d: c.d, id: rows[i].ID, changedAt: rows[i].ChangedAt, stop: stop, done: make(chan struct{}), again: make(chan struct{}, 1)}
 		c.running[r.id] = r
 		c.group.Go(func() {
 			defer close(r.done)
@@ -200,9 +209,10 @@ func (c *crew) dismiss() {
 type runner struct {
 	d         *Deliverer
 	id        int64
-	changedAt time.Time
+	changedAt time.Time // of the crew
 	stop      context.CancelFunc
 	done      chan struct{}
+	again     chan struct{} // the webhook was changed: a pause ends
 
 	begun  bool
 	stored int64 // the cursor on record, as far as this runner knows
@@ -220,7 +230,7 @@ func (r *runner) run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			if !wait(ctx, pause, nil) {
+			if !wait(ctx, pause, r.again) {
 				return
 			}
 			pause = min(2*pause, mostRetries*r.d.cfg.Retry)

@@ -48,6 +48,7 @@ type Manifest struct {
 // the last line.
 type Import struct {
 	Octets   int64           `json:"octets,omitempty" doc:"Read so far"`
+	Total    int64           `json:"total,omitempty" doc:"Octets of the file, once all are received"`
 	Chips    int64           `json:"chips,omitempty" doc:"Staged so far"`
 	Manifest *Manifest       `json:"manifest,omitempty"`
 	Again    bool            `json:"again,omitempty" doc:"The same file was imported before"`
@@ -181,7 +182,7 @@ func (a *API) showManifest(ctx context.Context, c *access.Caller, in *IDPath) (*
 // importing is how a manifest comes in: its octets are the body.
 type importing struct {
 	Name    string `query:"name" maxLength:"200" doc:"File name, for people"`
-	Format  string `query:"format" maxLength:"32" doc:"Absent: found out"`
+	Format  string `query:"format" required:"true" maxLength:"32" doc:"microchip, birthmark, espressif, tpm-ek, infineon, csv, ndjson"`
 	Product string `query:"product" maxLength:"64" doc:"Absent: any product that names the chip type"`
 	Vendor  string `query:"vendor" maxLength:"64" doc:"For formats that do not name it"`
 	Type    string `query:"chip_type" maxLength:"64" doc:"For formats that do not name it"`
@@ -230,7 +231,7 @@ func progressLines(w *stream, now func() time.Time) func(factory.ImportProgress)
 			return
 		}
 		last = now()
-		if json.NewEncoder(w).Encode(Import{Octets: p.Octets, Chips: p.Chips}) == nil {
+		if json.NewEncoder(w).Encode(Import{Octets: p.Octets, Total: p.Total, Chips: p.Chips}) == nil {
 			w.flush()
 		}
 	}

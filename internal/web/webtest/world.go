@@ -104,7 +104,7 @@ func (w *World) wire(t testing.TB) {
 	must(t, err)
 	w.Register, err = device.NewRegister(device.RegisterConfig{Store: w.Store, Now: w.Now, Rand: rand.Reader})
 	must(t, err)
-	w.Access, err = access.New(access.Config{Store: w.Store, Now: w.Now, Rand: rand.Reader})
+	w.Access, err = access.New(access.Config{Store: w.Store, Now: w.Now, Rand: rand.Reader, SecondOperator: []string{factory.ApprovalKind}})
 	must(t, err)
 	leases, ok := w.Store.(status.Leases)
 	if !ok {
