@@ -31,7 +31,7 @@ var secret = keystore.Secret("correct horse battery staple")
 
 // world is an installation on real SQLite with a movable clock.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	dsn      string
 	keys     *keystore.Store
 	store    *store.Store
@@ -58,12 +58,12 @@ func (w *world) pass(d time.Duration) {
 	w.now = w.now.Add(d)
 }
 
-func newWorld(t *testing.T, profiles ...string) *world {
+func newWorld(t testing.TB, profiles ...string) *world {
 	t.Helper()
 	return newWorldOn(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), profiles...)
 }
 
-func newWorldOn(t *testing.T, dsn string, profiles ...string) *world {
+func newWorldOn(t testing.TB, dsn string, profiles ...string) *world {
 	t.Helper()
 	w := &world{t: t, dsn: dsn, now: time.Now().Truncate(time.Second), operator: &access.Caller{Name: "system", Scope: access.Everything()}}
 	ctx := t.Context()
@@ -127,7 +127,7 @@ func (w *world) open(node string) {
 }
 
 // withoutLine is an enroller of an installation that has no production line.
-func withoutLine(t *testing.T, w *world) *enroll.Enroller {
+func withoutLine(t testing.TB, w *world) *enroll.Enroller {
 	t.Helper()
 	e, err := enroll.New(enroll.Config{
 		Devices: w.store, Authorities: w.plane, Approvals: w.store, MayIssue: func() error { return nil },
@@ -153,7 +153,7 @@ func (w *world) secondNode() *world {
 	return second
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -175,14 +175,14 @@ func (w *world) device(product, deviceSerial string) device.Added {
 	return added[0]
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	return key
 }
 
-func newCSR(t *testing.T, key crypto.Signer, rawSubject []byte) []byte {
+func newCSR(t testing.TB, key crypto.Signer, rawSubject []byte) []byte {
 	t.Helper()
 	r := &x509.CertificateRequest{RawSubject: rawSubject}
 	if rawSubject == nil {
@@ -208,7 +208,7 @@ func (w *world) byCertificate(op enroll.Operation, cert *x509.Certificate, label
 	})
 }
 
-func parsed(t *testing.T, r *enroll.Response) *x509.Certificate {
+func parsed(t testing.TB, r *enroll.Response) *x509.Certificate {
 	t.Helper()
 	c, err := x509.ParseCertificate(r.Credential.DER)
 	must(t, err)
@@ -220,7 +220,7 @@ func label(name, profileName string) authority.Label {
 }
 
 // foreignCA makes a chip maker's authority.
-func foreignCA(t *testing.T) (*x509.Certificate, crypto.Signer) {
+func foreignCA(t testing.TB) (*x509.Certificate, crypto.Signer) {
 	t.Helper()
 	key := newKey(t)
 	return signCertificate(t, &x509.Certificate{
@@ -231,7 +231,7 @@ func foreignCA(t *testing.T) (*x509.Certificate, crypto.Signer) {
 }
 
 // foreignLeaf is an IDevID that a chip maker put in.
-func foreignLeaf(t *testing.T, ca *x509.Certificate, caKey, key crypto.Signer, deviceSerial string) *x509.Certificate {
+func foreignLeaf(t testing.TB, ca *x509.Certificate, caKey, key crypto.Signer, deviceSerial string) *x509.Certificate {
 	t.Helper()
 	return signCertificate(t, &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "chip", SerialNumber: deviceSerial},
@@ -239,7 +239,7 @@ func foreignLeaf(t *testing.T, ca *x509.Certificate, caKey, key crypto.Signer, d
 	}, ca, caKey, key)
 }
 
-func signCertificate(t *testing.T, template, parent *x509.Certificate, parentKey, key crypto.Signer) *x509.Certificate {
+func signCertificate(t testing.TB, template, parent *x509.Certificate, parentKey, key crypto.Signer) *x509.Certificate {
 	t.Helper()
 	if parent == nil {
 		parent = template

@@ -39,7 +39,7 @@ func entry(w *world, kind ledger.Kind) ledger.Entry {
 }
 
 // newLine makes a line whose product is as changed by edit.
-func newLine(t *testing.T, edit func(*device.Product), profiles ...string) *line {
+func newLine(t testing.TB, edit func(*device.Product), profiles ...string) *line {
 	t.Helper()
 	l := &line{world: newWorld(t, profiles...)}
 	l.setUp(edit)
@@ -129,7 +129,7 @@ func (l *line) sessionOf(r *enroll.StationResponse) *enroll.StationSession {
 	return s
 }
 
-func stationCert(t *testing.T, r *enroll.StationResponse) *x509.Certificate {
+func stationCert(t testing.TB, r *enroll.StationResponse) *x509.Certificate {
 	t.Helper()
 	c, err := x509.ParseCertificate(r.Credential.DER)
 	must(t, err)
@@ -173,6 +173,14 @@ var manifests atomic.Int64
 // newChip lists a chip with a key, changed by edit.
 func (l *line) newChip(uid string, edit func(*chip)) *chip {
 	l.t.Helper()
+	c := l.preparedChip(uid, edit)
+	l.list(c)
+	return c
+}
+
+// preparedChip is a chip that is in no manifest yet.
+func (l *line) preparedChip(uid string, edit func(*chip)) *chip {
+	l.t.Helper()
 	c := &chip{key: newKey(l.t)}
 	spki, err := x509.MarshalPKIXPublicKey(c.key.Public())
 	must(l.t, err)
@@ -183,7 +191,6 @@ func (l *line) newChip(uid string, edit func(*chip)) *chip {
 	if edit != nil {
 		edit(c)
 	}
-	l.list(c)
 	return c
 }
 
