@@ -241,7 +241,7 @@ func (f *floor) mayFollow(ctx context.Context, p *pending) (refused, err error) 
 	switch {
 	case err != nil:
 		return nil, err
-	case p.Unit.Replaces != 0 && (u == nil || u.device != p.Credential.Device):
+	case p.Unit.Replaces != 0 && (u == nil || u.device != p.Credential.Device || !u.live()):
 		return device.ErrStale, nil
 	case u == nil:
 		return nil, nil

@@ -164,6 +164,7 @@ var silent = map[string]string{
 	"SeedChips":        "the same, by the methods that are tested here",
 	"SeedUnits":        "the same",
 	"StageChips":       "what is staged is seen by nobody; the manifest's flip is in the ledger, with its digest",
+	"PruneNonceBlocks": "nonces that are too old to be used; drawing and using them is in the ledger",
 	"MoveCursor":       "a delivery; its leaf would be delivered too, for ever",
 	"Restore":          "brings its ledger along; tested by itself",
 	"Backup":           "its entry is made by the caller from the result; tested by itself",
@@ -174,11 +175,11 @@ var reading = strings.Fields(`Approval ApprovalByDigest Approvals CertSerial Cha
 Credential CredentialBySPKI CredentialBySerial Credentials CurrentCRL CurrentCRLNumber Device DeviceID EndedOverlaps Devices Expiring Installation
 CRLRows CredentialRows DeviceRows LeaseRows OrderRows RecordRows RevocationRows UnitRows Writable LatestCheckpoint LedgerBatches LedgerPrivate LedgerSize Node Operators Product Products ProfileVersion ProfileVersions Revocations Tile TokenByHash Tokens
 Alarm Alarms Chip ChipByKey ChipID Chips FindChips Manifest Manifests Order OrderByNumber OrderByReference Orders Plane Signers Sites
-Station StationByCode StationByName Stations Tallies Webhooks`)
+Station StationByCode StationByName Stations Tallies Webhooks NonceBlock Unconfirmed Unit UnitByReference Units WrappedKey`)
 
 func testEveryWriteHasALeaf(t *testing.T, open Open) {
 	f := newFixture(t, open(t))
-	writes := slices.Concat(f.writes(), f.factoryWrites())
+	writes := slices.Concat(f.writes(), f.factoryWrites(), f.unitWrites())
 	var all []string
 	for m := range reflect.TypeFor[*store.Store]().Methods() {
 		all = append(all, m.Name)

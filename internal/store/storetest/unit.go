@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -193,13 +194,17 @@ func (x *shop) recorded(i device.Issuance) device.Issuance {
 		body.DeviceVersion, body.DeviceState = i.Change.Version+1, uint8(i.Change.State)
 	}
 	i.Entries = append(i.Entries, entry(ledger.CertificateIssued, body), entry(ledger.UnitIssued, &ledger.IssuedUnit{
-		Credential: int64(c.ID), Order: u.Order, Device: int64(c.Device), Station: u.Station, Chip: u.Chip, Replaces: int64(u.Replaces),
+		Credential: int64(c.ID), Order: u.Order, Device: int64(c.Device), Station: u.Station, Chip: u.Chip, Spare: c.Previous != 0, Replaces: int64(u.Replaces),
+		Reference: u.Reference, Evidence: u.Evidence, NonceBlock: u.Nonce.Block, NonceIndex: int64(u.Nonce.Index), ConfirmNonce: u.ConfirmNonce,
 	}))
 	return i
 }
 
 func (x *shop) store(i device.Issuance) device.Credential {
 	x.Helper()
+	if i.Unit != nil {
+		i = x.recorded(i)
+	}
 	c, err := x.s.StoreIssuance(x.Context(), i)
 	x.ok(err)
 	return c
@@ -633,6 +638,29 @@ func testConfirmUnit(t *testing.T, open Open) {
 	x.refused(x.s.ConfirmUnit(t.Context(), k, x.confirmed(k)), fault.UnitState)
 	x.same(factory.Counts{Issued: 3, Live: 2, Confirmed: 2, Scrapped: 1, Activated: 1}, x.tallied(x.order))
 	x.verifies()
+}
+
+// verifies derives units, certificates and devices from the ledger. What the
+// control plane is the shop has not recorded act by act; it does so here.
+func (x *shop) verifies() {
+	x.Helper()
+	rows, err := x.s.RecordRows(x.Context())
+	x.ok(err)
+	about := map[string]struct {
+		kind ledger.Kind
+		key  string
+	}{
+		"product": {ledger.ProductAdded, "name"}, "site": {ledger.SiteAdded, "name"}, "station": {ledger.StationAdded, "name"},
+		"order": {ledger.OrderCreated, "number"}, "manifest": {ledger.ManifestImported, "sha256"},
+	}
+	var entries []ledger.Entry
+	for _, r := range rows {
+		body := map[string]any{about[r.Noun].key: r.Key}
+		maps.Copy(body, r.Fields)
+		entries = append(entries, ledger.Entry{Kind: about[r.Noun].kind, At: x.now, Actor: "system", Body: ledger.JSON(body)})
+	}
+	x.write(entries...)
+	x.fixture.verifies()
 }
 
 func digestOf(b []byte) [32]byte { return sha256.Sum256(b) }

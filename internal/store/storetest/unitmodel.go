@@ -205,7 +205,7 @@ func (w *worker) rework() {
 	if w.r.IntN(2) == 0 {
 		i.Unit.Chip = w.shop.chips[w.r.IntN(300)]
 	}
-	if u.State == factory.UnitScrapped && w.r.IntN(2) == 0 {
+	if u.State != factory.UnitIssued && u.State != factory.UnitConfirmed {
 		i.Unit.Replaces = 0
 	}
 	w.outcome(w.recorded(i), true)
@@ -265,7 +265,7 @@ func (w *worker) end() {
 	}
 	e := factory.Ending{ID: c.ID, At: w.now, State: factory.UnitScrapped, Reason: "x", CRL: 5}
 	err := w.s.EndUnit(w.Context(), e, ledger.Entry{Kind: ledger.UnitScrapped, At: e.At, Actor: "system", Body: &ledger.EndedUnit{
-		Credential: int64(c.ID), Device: int64(c.Device), State: uint8(e.State),
+		Credential: int64(c.ID), Order: w.unitNow(c.ID).Order, Device: int64(c.Device), State: uint8(e.State),
 	}})
 	if err != nil {
 		w.Error(err)
