@@ -34,26 +34,31 @@ func (s *Service) plane(ctx context.Context) (*Plane, error) {
 	return s.planes.Plane(ctx, snap.Epoch)
 }
 
+// newestPlane is plane with what another node, or somebody here, changed a moment
+// ago.
+func (s *Service) newestPlane(ctx context.Context) (*Plane, error) {
+	snap, err := s.authorities.Refresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.planes.Plane(ctx, snap.Epoch)
+}
+
 // lineOrder returns the order that a station wants to work for. Its counts may be
-// old. A station that asks for an order that is not its own raises an alarm.
+// old. What an old plane refuses is looked at again in the newest. A station that
+// asks for an order that is not its own raises an alarm.
 func (s *Service) lineOrder(ctx context.Context, st StationRef, number string) (*Order, error) {
 	p, err := s.plane(ctx)
 	if err != nil {
 		return nil, err
 	}
-	caller, ok := p.Station(st.ID)
-	if !ok {
-		return nil, fault.New(fault.StationCertificate)
-	}
-	o, ok := p.Order(number)
-	if !ok { // closed, or never heard of
-		closed, err := s.store.OrderByNumber(ctx, access.Everything(), number)
-		if err != nil {
+	caller, o, err := s.mayWork(ctx, p, st, number)
+	if err != nil {
+		if p, err = s.newestPlane(ctx); err != nil {
 			return nil, err
 		}
-		o = &closed
+		caller, o, err = s.mayWork(ctx, p, st, number)
 	}
-	err = MayWork(caller, o)
 	if fault.Has(err, fault.StationNotAssigned) {
 		s.Raise(Alarm{
 			Kind: AlarmStation, Key: caller.Name + "/" + o.Number, Order: o.ID, Station: caller.ID, Site: caller.Site, Product: o.Product,
@@ -61,6 +66,22 @@ func (s *Service) lineOrder(ctx context.Context, st StationRef, number string) (
 		})
 	}
 	return o, err
+}
+
+func (s *Service) mayWork(ctx context.Context, p *Plane, st StationRef, number string) (*Station, *Order, error) {
+	caller, ok := p.Station(st.ID)
+	if !ok {
+		return nil, nil, fault.New(fault.StationCertificate)
+	}
+	o, ok := p.Order(number)
+	if !ok { // closed, or never heard of
+		closed, err := s.store.OrderByNumber(ctx, access.Everything(), number)
+		if err != nil {
+			return nil, nil, err
+		}
+		o = &closed
+	}
+	return caller, o, MayWork(caller, o)
 }
 
 // stationOrder is lineOrder with the counts of this moment.
@@ -74,7 +95,7 @@ func (s *Service) stationOrder(ctx context.Context, st StationRef, number string
 
 // Status says what a station may do now.
 func (s *Service) Status(ctx context.Context, st StationRef) (station.Status, error) {
-	p, err := s.plane(ctx)
+	p, err := s.newestPlane(ctx)
 	if err != nil {
 		return station.Status{}, err
 	}

@@ -150,7 +150,10 @@ func (w *world) line() {
 		{Name: "manual", Profiles: []string{"idevid"}},
 	} {
 		_, err := w.store.AddProduct(ctx, p, ledger.Entry{
-			Kind: ledger.ProductAdded, At: w.clock.now(), Actor: "system", Body: ledger.JSON(map[string]string{"name": p.Name}),
+			Kind: ledger.ProductAdded, At: w.clock.now(), Actor: "system", Body: ledger.JSON(map[string]any{
+				"name": p.Name, "description": "", "part_numbers": nil, "profiles": p.Profiles, "least_evidence": p.LeastEvidence,
+				"chip_types": p.ChipTypes, "key_model": p.KeyModel, "idevid_profile": p.IDevIDProfile, "serial_pattern": p.SerialPattern,
+			}),
 		})
 		w.ok(err)
 	}
