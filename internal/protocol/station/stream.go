@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +37,9 @@ type work func(ctx context.Context, in []byte, result *station.Result) error
 func (h *Handlers) stream(w http.ResponseWriter, r *http.Request, do work) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	if strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+		w.WriteHeader(http.StatusContinue) // once the answer has begun it could not be said any more
+	}
 	w.Header()["Content-Type"] = []string{station.LinesType}
 	w.Header()["Cache-Control"] = []string{"no-store"}
 	ready := make(chan *line, inFlight)

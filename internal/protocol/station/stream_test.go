@@ -229,6 +229,37 @@ func TestStreamIsALiveTalk(t *testing.T) {
 	}
 }
 
+// Who waits for "100 Continue" before sending lines gets it, and then answers.
+func TestStreamSaysContinue(t *testing.T) {
+	h, _ := counted(io.Discard)
+	l := listen(t, h, echo, time.Minute)
+	c, err := net.Dial("tcp", l.Address)
+	must(t, err)
+	defer c.Close()
+	must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+	body := `{"id":"1","serial":"S"}` + "\n"
+	_, err = fmt.Fprintf(c, "POST /s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", len(body))
+	must(t, err)
+	in := bufio.NewReader(c)
+	for _, want := range []string{"HTTP/1.1 100 Continue\r\n", "\r\n"} {
+		got, err := in.ReadString('\n')
+		must(t, err)
+		if got != want {
+			t.Fatalf("%q before the body", got)
+		}
+	}
+	_, err = io.WriteString(c, body)
+	must(t, err)
+	resp, err := http.ReadResponse(in, nil)
+	must(t, err)
+	if all := results(t, resp.Body); resp.StatusCode != http.StatusOK || len(all) != 1 || !all[0].OK {
+		t.Errorf("%s %+v", resp.Status, all)
+	}
+	if n := l.Count(t, "birthmark_http_requests_total", "200"); n != 1 {
+		t.Errorf("%v requests were counted as 200", n)
+	}
+}
+
 // A server that stops ends a stream that waits for lines.
 func TestStreamEndsWithTheServer(t *testing.T) {
 	h, _ := counted(io.Discard)
@@ -351,6 +382,37 @@ func TestResultIsJSON(t *testing.T) {
 		}
 		if diff := cmp.Diff(string(want)+"\n", string(protocol.AppendResult(nil, &r))); diff != "" {
 			t.Fatal(diff)
+		}
+	})
+}
+
+// Whatever octets come, each whole line gets one answer, which is JSON, and
+// nothing else does but a line that does not end.
+func FuzzStream(f *testing.F) {
+	for _, text := range []string{"", "\n", "{}\n", "{}", `{"id":"x","serial":"S"}` + "\n\n" + `{"id":1}` + "\n", "\r\n{}\r\n", strings.Repeat("x", station.MaxLine+2) + "\n{}\n", strings.Repeat("[", 20_000) + "\n"} {
+		f.Add([]byte(text))
+	}
+	h, _ := counted(io.Discard)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		want := 0
+		for i, part := range bytes.Split(body, []byte("\n")) {
+			last := i == bytes.Count(body, []byte("\n"))
+			if len(part) > 0 && (!last || len(part) <= station.MaxLine) {
+				want++
+			}
+		}
+		answer := httptest.NewRecorder()
+		if err := h.Stream(answer, httptest.NewRequest(http.MethodPost, "/s", bytes.NewReader(body)), echo); err != nil {
+			t.Fatal(err)
+		}
+		all := results(t, answer.Body)
+		if len(all) != want {
+			t.Fatalf("%d answers to %d lines", len(all), want)
+		}
+		for _, r := range all {
+			if r.OK == (r.Code != "") {
+				t.Fatalf("%+v", r)
+			}
 		}
 	})
 }

@@ -53,7 +53,7 @@ func (w *recorder) Header() http.Header {
 }
 
 func (w *recorder) WriteHeader(status int) {
-	if w.status == 0 {
+	if w.status == 0 && status >= http.StatusOK { // 1xx are no answers
 		w.status = status
 	}
 	if w.taken {
