@@ -274,7 +274,7 @@ func (im *importing) take(ctx context.Context, chips []manifest.Chip) error {
 
 func (im *importing) chip(c *manifest.Chip) Chip {
 	out := Chip{
-		ID: im.service.store.ChipID(c.Vendor, c.UID), Vendor: c.Vendor, UID: c.UID, ChipType: c.ChipType,
+		Vendor: c.Vendor, UID: c.UID, ChipType: c.ChipType,
 		Manifest: im.manifest.ID, Entry: c.Entry, Product: im.manifest.Product, State: ChipListed,
 	}
 	if len(c.Keys) == 0 {
