@@ -20,6 +20,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
 	"github.com/birthmark/birthmark/internal/identity/factory"
+	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/needs"
 	"github.com/birthmark/birthmark/internal/pki/pkcs12"
 )
@@ -105,6 +106,9 @@ func TestUnitRetryGetsTheSameAnswer(t *testing.T) {
 	if n := l.counts("PO-1"); n.Issued != 1 {
 		t.Errorf("retries used up the order: %+v", n)
 	}
+	elsewhere := l.newOrder("PO-2", 5, 0, l.station.ID)
+	_, err := l.ask(l.unitOf("PO-2", "SN-1", key, c, l.draw(elsewhere.ID, l.station.ID, 1)[0]))
+	refused(t, err, fault.UnitSerialTaken)
 }
 
 // Each row is one thing that is wrong with a unit's request. Nothing is issued
@@ -566,6 +570,18 @@ func TestUnitWithAnInjectedKey(t *testing.T) {
 	if reworked.Replayed || bytes.Equal(reworked.Wrapped, first.Wrapped) {
 		t.Error("rework got the old key")
 	}
+	// Once that is confirmed, the same words mean another rework, and a repetition
+	// of the first request gets no key any more.
+	l.confirm(reworked)
+	once := func(u *station.Unit) { u.Rework = &station.Rework{Reason: "lost its key"} }
+	third, err := ask("SN-1", once)
+	must(t, err)
+	if third.Replayed || third.Unit.ID == reworked.Unit.ID {
+		t.Error("a confirmed unit was not reworked")
+	}
+	l.confirm(third)
+	_, err = ask("SN-3", nil)
+	must(t, err)
 
 	for name, tt := range map[string]struct {
 		edit func(u *station.Unit)
@@ -583,6 +599,15 @@ func TestUnitWithAnInjectedKey(t *testing.T) {
 			refused(t, err, tt.want)
 		})
 	}
+}
+
+// confirm notes a unit as read back.
+func (l *line) confirm(r *enroll.UnitResponse) {
+	l.t.Helper()
+	must(l.t, l.store.ConfirmUnit(l.t.Context(), factory.Confirmation{ID: r.Unit.ID, Device: r.Unit.Device, Order: r.Unit.Order, At: l.clock()},
+		ledger.Entry{Kind: ledger.UnitConfirmed, At: l.clock(), Actor: "system", Body: &ledger.ConfirmedUnit{
+			Credential: int64(r.Unit.ID), Order: r.Unit.Order, Device: int64(r.Unit.Device),
+		}}))
 }
 
 func signer(t *testing.T) []byte {
