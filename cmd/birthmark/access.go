@@ -139,7 +139,7 @@ type operatorCmd struct {
 // operatorFields are what is said of an operator.
 type operatorFields struct {
 	Name    string   `arg:"" help:"Name; local:USER for a user of the server's machine."`
-	Role    []string `help:"Roles: viewer, line-lead, ra-officer, ca-officer, auditor, administrator." required:""`
+	Role    []string `help:"Roles: viewer, line-lead, planner, ra-officer, ca-officer, auditor, administrator." required:""`
 	Product []string `help:"Limit to these products."`
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/manifest"
@@ -93,13 +95,23 @@ func signerCertificate(file string) (text, name string, err error) {
 	return namedCertificate(der, file)
 }
 
+// namedCertificate names a signer by its certificate's common name and
+// fingerprint, in letters that a name may have.
 func namedCertificate(der []byte, file string) (text, name string, err error) {
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return "", "", fault.Wrap(fault.ParameterInvalid, err, file, "holds no certificate")
 	}
-	base := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), cmp.Or(cert.Subject.CommonName, base), nil
+	name = strings.Map(func(r rune) rune {
+		if r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r)) {
+			return r
+		}
+		return '-'
+	}, cmp.Or(cert.Subject.CommonName, "signer"))
+	name = strings.Trim(name[:min(len(name), 40)], "-")
+	fingerprint := sha256.Sum256(der)
+	name = strings.TrimPrefix(fmt.Sprintf("%s-%x", name, fingerprint[:4]), "-")
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), name, nil
 }
 
 // signerInside returns the certificate that a birthmark-manifest brings along; ok

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -163,7 +164,19 @@ func (c *orderAmendCmd) Run(ctx context.Context, io *streams) error {
 	if len(in) == 1 {
 		return fault.New(fault.ParameterInvalid, "name --quantity, --spares or --chip-type")
 	}
-	return call(ctx, &c.remote, io, http.MethodPatch, orderPath(c.Number), in, printOrder(io))
+	return secondOperator(call(ctx, &c.remote, io, http.MethodPatch, orderPath(c.Number), in, printOrder(io)))
+}
+
+// secondOperator says what to do where an act waits for another operator.
+func secondOperator(err error) error {
+	f, ok := errors.AsType[*fault.Error](err)
+	if !ok || f.Code != fault.ApprovalWaiting {
+		return err
+	}
+	waits := *f
+	id := strings.TrimPrefix(f.Detail, "approval ")
+	waits.Remedy = "let another operator look at it: birthmark approval show " + id + ", birthmark approval approve " + id + "; then repeat this command as it is"
+	return &waits
 }
 
 func withoutEmpty(all []string) []string {
@@ -198,7 +211,7 @@ type orderActFlags struct {
 }
 
 func (f *orderActFlags) act(ctx context.Context, r *remote, io *streams, act string) error {
-	return call(ctx, r, io, http.MethodPost, orderPath(f.Number)+"/"+act, rest.Reason{Reason: f.Reason}, printOrder(io))
+	return secondOperator(call(ctx, r, io, http.MethodPost, orderPath(f.Number)+"/"+act, rest.Reason{Reason: f.Reason}, printOrder(io)))
 }
 
 type orderOpenCmd struct {
