@@ -25,6 +25,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/statement"
+	"github.com/birthmark/birthmark/internal/identity/status"
 	protocol "github.com/birthmark/birthmark/internal/protocol/station"
 	"github.com/birthmark/birthmark/internal/store"
 	"github.com/birthmark/birthmark/internal/web/server"
@@ -402,6 +403,57 @@ func TestSuspendedOnALiveStream(t *testing.T) {
 		t.Errorf("resumed: %+v", got)
 	}
 	must(t, out.Close())
+}
+
+// A station whose certificate is revoked is refused on every stream that is
+// open, and on every new request of the same connection.
+func TestRevokedOnLiveStreams(t *testing.T) {
+	f := newFloor(t)
+	f.station(t, "ST-1")
+	f.Order(t, "PO-1", 10, 0, "ST-1")
+	units := f.made(t, "ST-1", "PO-1", 0, 3)
+	issued := send(t, f, "ST-1", station.UnitsPath, wire(units[:2])...)
+	for path, items := range map[string][2]any{
+		station.UnitsPath:   {units[0].Unit, units[2].Unit},
+		station.ConfirmPath: {units[0].Confirm(t, &issued[0]), units[1].Confirm(t, &issued[1])},
+		station.ScrapPath:   {station.Scrap{ID: "a", Order: "PO-1", Serial: "SN-0", Reason: "r"}, station.Scrap{ID: "b", Order: "PO-1", Serial: serialOf(1), Reason: "r"}},
+		station.FailedPath:  {station.Failed{ID: "a", Order: "PO-1", Code: "BM-8092"}, station.Failed{ID: "b", Order: "PO-1", Code: "BM-8092"}},
+	} {
+		t.Run(path, func(t *testing.T) {
+			name := "ST-" + path[len(station.Prefix)+1:]
+			f.station(t, name)
+			_, err := f.Factory.AssignStations(t.Context(), *f.Operator, "PO-1", []string{"ST-1", name})
+			must(t, err)
+			f.Follow(t)
+			in, out := io.Pipe()
+			defer out.Close()
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+f.Address+path, in)
+			must(t, err)
+			r.Header.Set("Content-Type", station.LinesType)
+			resp, err := f.clients[name].Do(r)
+			must(t, err)
+			defer resp.Body.Close()
+			answers := json.NewDecoder(resp.Body)
+			next := func(item any) (got station.Result) {
+				must(t, json.NewEncoder(out).Encode(item))
+				must(t, answers.Decode(&got))
+				return got
+			}
+			if got := next(items[0]); strings.HasPrefix(got.Code, "BM-2") {
+				t.Fatalf("before: %+v", got)
+			}
+			_, err = f.Status.Revoke(t.Context(), *f.Operator, status.Act{CertSerial: f.tls[name].Leaf.SerialNumber.Bytes(), Reason: "keyCompromise"})
+			must(t, err)
+			f.Follow(t)
+			f.Pass(2 * time.Second) // a look at the record may be a second old
+			if got := next(items[1]); got.OK || got.Code != "BM-2019" {
+				t.Errorf("after: %+v", got)
+			}
+			if code := f.call(t, name, http.MethodGet, station.StatusPath, nil, &station.Status{}); code == "" {
+				t.Error("a new request is answered")
+			}
+		})
+	}
 }
 
 // Confirmations that are not of the unit, or not by its key, are refused one by
