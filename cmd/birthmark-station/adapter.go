@@ -2,8 +2,8 @@ package main
 
 import (
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/csv"
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -82,7 +82,7 @@ func (c *chipsCmd) Run(io *streams) error {
 		if err != nil {
 			return err
 		}
-		if err := w.Write([]string{sim.Vendor, chip.UID, sim.ChipType, "0", hex.EncodeToString(chip.SPKI)}); err != nil {
+		if err := w.Write([]string{sim.Vendor, chip.UID, sim.ChipType, "0", base64.StdEncoding.EncodeToString(chip.SPKI)}); err != nil {
 			return err
 		}
 	}
