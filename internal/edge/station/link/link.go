@@ -56,8 +56,8 @@ type Client struct {
 	base       string
 	timeout    time.Duration
 	idle       time.Duration
-	http       *http.Client
-	transport  *http.Transport
+	tls        *tls.Config
+	http       atomic.Pointer[http.Client]
 	generation atomic.Int64 // of the station's certificate
 
 	mu      sync.Mutex
@@ -88,30 +88,36 @@ func New(c Config) (*Client, error) {
 	if c.Idle == 0 {
 		c.Idle = defaultIdle
 	}
-	t := &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		TLSClientConfig:     config,
-		TLSHandshakeTimeout: c.Timeout,
-		MaxIdleConnsPerHost: 4,
-		IdleConnTimeout:     time.Minute,
-		DisableCompression:  true,
-		WriteBufferSize:     16 << 10,
-		ReadBufferSize:      16 << 10,
-	}
-	return &Client{
-		base: "https://" + u.Host, timeout: c.Timeout, idle: c.Idle, transport: t, streams: map[string]*Stream{},
-		http: &http.Client{
-			Transport: t,
-			// Elsewhere nobody said whom to trust, and the protocol knows no redirects.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}, nil
+	client := &Client{base: "https://" + u.Host, timeout: c.Timeout, idle: c.Idle, tls: config, streams: map[string]*Stream{}}
+	client.http.Store(client.fresh())
+	return client, nil
 }
 
-// Renewed makes the client use the station's new certificate from now on.
+// fresh returns an HTTP client without connections.
+func (c *Client) fresh() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			TLSClientConfig:     c.tls,
+			TLSHandshakeTimeout: c.timeout,
+			MaxIdleConnsPerHost: 4,
+			IdleConnTimeout:     time.Minute,
+			DisableCompression:  true,
+			WriteBufferSize:     16 << 10,
+			ReadBufferSize:      16 << 10,
+		},
+		// Elsewhere nobody said whom to trust, and the protocol knows no redirects.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Renewed makes the client use the station's new certificate from now on. What is
+// under way ends on its old connections, which nothing new is sent over.
 func (c *Client) Renewed() {
+	old := c.http.Swap(c.fresh())
 	c.generation.Add(1)
 	c.Close()
+	old.CloseIdleConnections()
 }
 
 // Close ends streams that are open, after what is under way on them, and drops
@@ -122,7 +128,7 @@ func (c *Client) Close() {
 		s.end()
 	}
 	c.mu.Unlock()
-	c.transport.CloseIdleConnections()
+	c.http.Load().CloseIdleConnections()
 }
 
 // Enroll spends a station's one-time code.
@@ -170,7 +176,7 @@ func ask[T any](ctx context.Context, c *Client, method, path string, in any) (*T
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("Accept", "application/json")
-	resp, err := c.http.Do(req)
+	resp, err := c.http.Load().Do(req)
 	if err != nil {
 		return nil, noAnswer(err)
 	}

@@ -221,8 +221,8 @@ func TestStreamsEndWhenNothingComes(t *testing.T) {
 func TestRenewedCertificateIsUsed(t *testing.T) {
 	s := stationtest.New(t)
 	var own atomic.Pointer[tls.Certificate]
-	own.Store(s.Credential())
 	c := connect(t, s, func(c *link.Config) { c.Credential = own.Load })
+	own.Store(s.Credential())
 	if _, err := scrap(t, c); err != nil {
 		t.Fatal(err)
 	}

@@ -311,7 +311,7 @@ func (f *flow) exchange(c *Client, path string) error {
 	}
 	req.Header.Set("Content-Type", station.LinesType)
 	req.Header.Set("Accept", station.LinesType)
-	resp, err := c.http.Do(req)
+	resp, err := c.http.Load().Do(req)
 	if err != nil {
 		return err
 	}
