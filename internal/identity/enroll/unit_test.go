@@ -352,6 +352,23 @@ func TestUnitOfAHardwareProfileNeedsProof(t *testing.T) {
 	refused(t, err, fault.ChipProofMissing)
 }
 
+func TestUnitNeverGetsAnInjectedKeyWhereHardwareIsDemanded(t *testing.T) {
+	for name, edit := range map[string]func(p *device.Product){
+		"by the profile": func(p *device.Product) {
+			p.KeyModel, p.LeastEvidence, p.IDevIDProfile, p.Profiles = device.KeyModelInjected, "", "hard", []string{"hard"}
+		},
+		"by the product": func(p *device.Product) { p.KeyModel = device.KeyModelInjected },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLine(t, edit, hardwareProfile)
+			_, err := l.ask(&station.Unit{
+				Order: "PO-1", Serial: "SN-1", Password: "one-time password", Chip: &station.Chip{UID: l.newChip("a0", nil).UID},
+			})
+			refused(t, err, fault.KeyModel)
+		})
+	}
+}
+
 func TestUnitReworkReplacesTheBoard(t *testing.T) {
 	l := newLine(t, nil)
 	l.terms("PO-1", func(o *factory.Order) { o.Quantity, o.Spares = 1, 1 })
