@@ -65,7 +65,10 @@ func moment(t *time.Time) string {
 // rightAligned moves the values of some columns to the right, as numbers are
 // read.
 func rightAligned(header []string, rows [][]string, columns ...int) ([]string, [][]string) {
-	all := append([][]string{slices.Clone(header)}, rows...)
+	all := [][]string{slices.Clone(header)}
+	for _, row := range rows {
+		all = append(all, slices.Clone(row))
+	}
 	for _, c := range columns {
 		width := 0
 		for _, row := range all {
