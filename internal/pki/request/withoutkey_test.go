@@ -69,11 +69,14 @@ func TestParseWithoutKey(t *testing.T) {
 		t.Errorf("read %+v, %v", r, err)
 	}
 	for name, der := range map[string][]byte{
-		"two identifiers":       keyless(t, octetAttribute(asymmetric, []byte{1}, []byte{2})),
-		"no identifier":         keyless(t, octetAttribute(asymmetric)),
-		"empty identifier":      keyless(t, octetAttribute(asymmetric, nil)),
-		"long identifier":       keyless(t, octetAttribute(asymmetric, make([]byte, 65))),
-		"attribute twice":       keyless(t, func(b *cryptobyte.Builder) { octetAttribute(asymmetric, []byte{1})(b); octetAttribute(asymmetric, []byte{1})(b) }),
+		"two identifiers":  keyless(t, octetAttribute(asymmetric, []byte{1}, []byte{2})),
+		"no identifier":    keyless(t, octetAttribute(asymmetric)),
+		"empty identifier": keyless(t, octetAttribute(asymmetric, nil)),
+		"long identifier":  keyless(t, octetAttribute(asymmetric, make([]byte, 65))),
+		"attribute twice": keyless(t, func(b *cryptobyte.Builder) {
+			octetAttribute(asymmetric, []byte{1})(b)
+			octetAttribute(asymmetric, []byte{1})(b)
+		}),
 		"octets after the end":  append(keyless(t, func(*cryptobyte.Builder) {}), 0),
 		"nothing":               nil,
 		"larger than a request": make([]byte, MaxSize+1),
