@@ -600,6 +600,11 @@ func TestBatch(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	mixed := slices.Clone(units)
+	mixed[0].Order = "PO-2"
+	if r := f.issue(t, batches, "PO-1", bundle(t, f.tls["ST-1"], station.Bundle{Station: "ST-1", Order: "PO-1", Units: mixed})).Results; r[0].Code != "BM-8070" || r[1].Code == "BM-8070" {
+		t.Errorf("a unit of another order: %+v", r[:2])
+	}
 	// ST-2 signs units of an order that is not its own: each is refused.
 	stolen := f.issue(t, batches, "PO-1", bundle(t, f.tls["ST-2"], station.Bundle{Station: "ST-2", Order: "PO-1", Units: units}))
 	for _, r := range stolen.Results {
