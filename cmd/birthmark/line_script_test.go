@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/pem"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,22 +22,27 @@ import (
 func TestLineScripts(t *testing.T) {
 	needs.Unix(t)
 	needs.Time(t)
+	runLineScripts(t, "testdata/line", nil)
+}
+
+func runLineScripts(t *testing.T, dir string, more map[string]func(*testscript.TestScript, bool, []string)) {
+	t.Helper()
 	station := filepath.Join(t.TempDir(), "birthmark-station")
 	build := exec.CommandContext(t.Context(), needs.Command(t, "go"), "build", "-o", station, "../birthmark-station")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	commands := map[string]func(*testscript.TestScript, bool, []string){
+		"ready": scriptReady, "term": scriptTerm, "jsonfield": scriptJSONField, "reel": scriptReel, "sql": scriptSQL,
+	}
+	maps.Copy(commands, more)
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/line", RequireExplicitExec: true,
+		Dir: dir, RequireExplicitExec: true, Cmds: commands,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", filepath.Dir(station)+string(os.PathListSeparator)+e.Getenv("PATH"))
 			e.Setenv("BIRTHMARK_STATION_STATE", e.WorkDir+"/station")
 			e.Setenv("BIRTHMARK_STATION_ADAPTER", "sim")
 			return scriptSetup(e)
-		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ready": scriptReady, "term": scriptTerm, "jsonfield": scriptJSONField, "reel": scriptReel,
-			"sql": scriptSQL,
 		},
 	})
 }
