@@ -20,6 +20,7 @@ type figures struct {
 	starts     []float64 // seconds
 	resident   int64
 	crl        crlFigures
+	factory    factoryFigures
 }
 
 // median is robust against passes in which the machine had other work.
@@ -77,7 +78,7 @@ func (t *table) markdown(out io.Writer) {
 
 // print writes all tables and, last, the ratio that matters most.
 func (b *bench) print() {
-	list := []*table{b.enrollTable(), b.issuingTable(), b.ocspTable(), b.registerTable(), b.crlTable()}
+	list := []*table{b.enrollTable(), b.factoryTable(), b.factoryAims(), b.issuingTable(), b.ocspTable(), b.registerTable(), b.crlTable()}
 	fmt.Fprintf(b.out, "\n%s, %d cores, %s; %s; load average %s\n",
 		cpuModel(), runtime.NumCPU(), runtime.Version(), cmp.Or(b.figures.postgres, errNoPostgres.Error()), loadAverage())
 	for _, t := range list {
@@ -89,7 +90,7 @@ func (b *bench) print() {
 			t.markdown(b.out)
 		}
 	}
-	most := b.plan.clients[len(b.plan.clients)-1]
+	most := b.most()
 	fmt.Fprintf(b.out, "\nratio_b_a_%d %.2f\n", most, ratio(b.targets[1].stats[most].rate, b.targets[0].stats[most].rate))
 }
 
@@ -120,6 +121,54 @@ func (b *bench) enrollTable() *table {
 	}
 	if b.pg == nil {
 		t.add("(c) PostgreSQL: not installed", "", "", "", "", "", "", "", "", "", "", "")
+	}
+	return t
+}
+
+func (b *bench) factoryTable() *table {
+	f := &b.figures.factory
+	t := &table{
+		title: fmt.Sprintf("The line on SQLite, %d stations of %d nests, %d passes of %s", lineStations, lineNests, b.plan.passes, b.plan.cell),
+		head:  []string{"", "units/s", "to EST", "p50 ms", "p99 ms", "server CPU s/1000", "line CPU s/1000"},
+	}
+	add := func(name string, of *series) {
+		if of == nil || len(of.rate) == 0 {
+			return
+		}
+		t.add(name, fmt.Sprintf("%.0f", median(of.rate)), fmt.Sprintf("%.2f", ratio(of.rate, f.est.rate)), fmt.Sprintf("%.2f", median(of.p50)),
+			fmt.Sprintf("%.1f", median(of.p99)), fmt.Sprintf("%.3f", median(of.cpu)), fmt.Sprintf("%.3f", median(of.load)))
+	}
+	add(fmt.Sprintf("EST in the same passes, %d clients", b.most()), f.est)
+	add("stream of requests, no chip proof", f.plain)
+	add("stream of requests, chip proofs", f.proof)
+	add("whole units: nonce, proof, issue, confirm", f.cycle)
+	add(fmt.Sprintf("%d stations, a whole unit a second each", slowStations), f.slow)
+	return t
+}
+
+// factoryAims holds the line's figures against what they should be.
+func (b *bench) factoryAims() *table {
+	f := &b.figures.factory
+	t := &table{title: "The factory and its aims", head: []string{"", "measured", "aim", ""}}
+	add := func(what string, measured, aim float64, most bool, format string) {
+		verdict, bound := "met", "at least "
+		if most {
+			bound = "at most "
+		}
+		if measured > aim == most && measured != aim {
+			verdict = "missed"
+		}
+		t.add(what, fmt.Sprintf(format, measured), bound+fmt.Sprintf(format, aim), verdict)
+	}
+	add("whole units a second", median(f.cycle.rate), aimCycle, false, "%.0f")
+	add("units that did not pass, or were lost", float64(f.failed), 0, true, "%.0f")
+	add("stream without chip proof, to EST", ratio(f.plain.rate, f.est.rate), aimPlain, false, "%.2f")
+	add("stream with chip proofs, to EST", ratio(f.proof.rate, f.est.rate), aimProof, false, "%.2f")
+	add("server under ten slow stations, % of a core", f.percent, aimSlow, true, "%.1f")
+	if im := f.imported; im != nil {
+		add(fmt.Sprintf("import of %d chips, s", im.Chips), im.Seconds, aimImport, true, "%.0f")
+		add("server's peak meanwhile, MB", megabytes(im.Peak), aimImportPeak, true, "%.0f")
+		add(fmt.Sprintf("EST p99 meanwhile to before (%.1f ms), %d clients", im.Idle, importClients), im.Busy/im.Idle, aimImportP99, true, "%.2f")
 	}
 	return t
 }

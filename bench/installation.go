@@ -73,11 +73,21 @@ func (i *installation) install(ctx context.Context) error {
 }
 
 func (i *installation) command(ctx context.Context, args ...string) error {
+	_, err := i.output(ctx, args...)
+	return err
+}
+
+// output runs a command of the program and returns what it wrote.
+func (i *installation) output(ctx context.Context, args ...string) ([]byte, error) {
 	args = append(args, "--data", i.data, "--database", i.database)
-	if text, err := exec.CommandContext(ctx, i.binary, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("birthmark %s: %w\n%s", args[0], err, text)
+	text, err := exec.CommandContext(ctx, i.binary, args...).Output()
+	if err != nil {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			text = exit.Stderr
+		}
+		return nil, fmt.Errorf("birthmark %s: %w\n%s", args[0], err, text)
 	}
-	return nil
+	return text, nil
 }
 
 // open opens the register, which no server may use meanwhile.

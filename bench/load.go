@@ -36,6 +36,7 @@ type order struct {
 	Strict bool          // run: wrong secrets must be refused
 	Issuer []byte        // run: DER certificate that signs the answers
 	OCSP   [][]byte      // run: ask these again and again instead of enrolling
+	All    bool          // run: answer with how long each took
 }
 
 // cell is what a run has measured.
@@ -45,9 +46,12 @@ type cell struct {
 	Refused  int // requests with a wrong secret that were refused
 	Took     time.Duration
 	P50, P99 time.Duration
-	Next     int  // first device that was not used
-	Short    bool // devices ran out
-	Checked  int  // answers whose content was verified
+	Next     int             // first device that was not used
+	Short    bool            // devices ran out
+	Checked  int             // answers whose content was verified
+	Failed   int             // units that did not pass
+	Why      string          // of the first that did not
+	All      []time.Duration `json:",omitempty"` // sorted, if it was asked for
 }
 
 // load is the process that plays the devices.
@@ -60,13 +64,18 @@ type load struct {
 func runLoad(ctx context.Context, in io.Reader, out io.Writer) error {
 	debug.SetGCPercent(400) // the pool is large and lives long
 	l := &load{}
+	return obeyAll(ctx, in, out, l.obey)
+}
+
+// obeyAll reads orders and answers each, until the input ends.
+func obeyAll[Order any](ctx context.Context, in io.Reader, out io.Writer, obey func(context.Context, *Order) (cell, error)) error {
 	orders, answers := json.NewDecoder(in), json.NewEncoder(out)
 	for ctx.Err() == nil {
-		var o order
+		var o Order
 		if err := orders.Decode(&o); err != nil {
 			return err
 		}
-		c, err := l.obey(ctx, &o)
+		c, err := obey(ctx, &o)
 		if err != nil {
 			c.Error = err.Error()
 		}
@@ -219,6 +228,9 @@ func (l *load) sum(o *order, clients []*client, total cell) (cell, error) {
 	}
 	slices.Sort(took)
 	total.P50, total.P99 = took[len(took)/2], took[len(took)*99/100]
+	if o.All {
+		total.All = took
+	}
 	return total, nil
 }
 

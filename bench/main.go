@@ -33,6 +33,7 @@ type plan struct {
 	cell    time.Duration // length of a pass of a cell
 	passes  int           // of each cell and server, in turns
 	revoked int           // entries of the CRL
+	chips   int           // of the manifest that is imported while devices enroll; 0: it is left out
 	keep    string        // folder for the seeded data, or empty
 
 	profiles string // folder for profiles of the servers; then only enrollment is measured
@@ -40,12 +41,12 @@ type plan struct {
 
 func newPlan() plan {
 	p := plan{
-		stored: 1_000_000, spare: 300_000, clients: []int{1, 16, 64}, cell: 5 * time.Second, passes: 3,
-		revoked: 1_000_000, keep: os.Getenv("BENCH_KEEP"), profiles: os.Getenv("BENCH_PROFILE"),
+		stored: 1_000_000, spare: 500_000, clients: []int{1, 16, 64}, cell: 5 * time.Second, passes: 3,
+		revoked: 1_000_000, chips: 1_000_000, keep: os.Getenv("BENCH_KEEP"), profiles: os.Getenv("BENCH_PROFILE"),
 	}
 	if os.Getenv("BENCH_QUICK") != "" {
 		p.quick = true
-		p.stored, p.spare, p.cell, p.passes, p.revoked = 50_000, 30_000, 1500*time.Millisecond, 1, 50_000
+		p.stored, p.spare, p.cell, p.passes, p.revoked, p.chips = 50_000, 40_000, 1500*time.Millisecond, 1, 50_000, 0
 	}
 	if p.profiles != "" {
 		p.spare, p.cell, p.passes, p.clients = 100_000, 5*time.Second, 1, []int{1, 64}
@@ -55,6 +56,7 @@ func newPlan() plan {
 
 // parts are the roles in which this program starts itself.
 var parts = map[string]func(context.Context, []string) error{
+	"line":      func(ctx context.Context, _ []string) error { return runLine(ctx, os.Stdin, os.Stdout) },
 	"load":      func(ctx context.Context, _ []string) error { return runLoad(ctx, os.Stdin, os.Stdout) },
 	"ideal":     func(ctx context.Context, _ []string) error { return runIdeal(ctx, os.Stdin, os.Stdout) },
 	"presigned": func(ctx context.Context, _ []string) error { return runPresigned(ctx, os.Stdin, os.Stdout) },

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type target struct {
 	pid    int // of the server
 	extra  int // of its database, whose processes count too; 0: none
 	pprof  string
+	by     *process // who asks it; nil: the load process
 	order  order
 	next   int // first device that has not enrolled
 	stats  map[int]*series
@@ -82,9 +84,9 @@ func measure(ctx context.Context, p plan, out io.Writer) (err error) {
 	if b.load, err = b.startPart(ctx, "load"); err != nil {
 		return err
 	}
-	parts := []func(context.Context) error{b.prepare, b.serve, b.cells, b.issuing, b.ocsp, b.register, b.crl}
+	parts := []func(context.Context) error{b.prepare, b.serve, b.cells, b.factory, b.issuing, b.ocsp, b.register, b.crl}
 	if p.profiles != "" {
-		parts = parts[:3]
+		parts = parts[:4]
 	}
 	for _, part := range parts {
 		if err := part(ctx); err != nil {
@@ -93,6 +95,7 @@ func measure(ctx context.Context, p plan, out io.Writer) (err error) {
 	}
 	if p.profiles != "" {
 		b.enrollTable().text(out)
+		b.factoryTable().text(out)
 		return nil
 	}
 	b.print()
@@ -257,7 +260,7 @@ func expected(clients int) float64 {
 func (b *bench) cells(ctx context.Context) error {
 	for pass := range b.plan.passes {
 		for _, clients := range b.plan.clients {
-			if err := b.makeRequests(clients); err != nil {
+			if err := b.makeRequests(clients, b.targets...); err != nil {
 				return err
 			}
 			for i := range b.targets {
@@ -280,9 +283,9 @@ func (b *bench) cells(ctx context.Context) error {
 
 // makeRequests has the load process make requests for the next round, as the
 // servers have used them.
-func (b *bench) makeRequests(clients int) error {
-	first, last := b.targets[0].next, 0
-	for _, t := range b.targets {
+func (b *bench) makeRequests(clients int, targets ...*target) error {
+	first, last := targets[0].next, 0
+	for _, t := range targets {
 		first, last = min(first, t.next), max(last, t.next)
 	}
 	last += int(expected(clients) * b.plan.cell.Seconds())
@@ -303,6 +306,12 @@ func (c *cell) err() error {
 // spent is processor time up to now.
 type spent struct{ server, extra, load time.Duration }
 
+func (s spent) minus(before spent) spent {
+	return spent{s.server - before.server, s.extra - before.extra, s.load - before.load}
+}
+
+func per1000(d time.Duration, done int) float64 { return d.Seconds() * 1000 / float64(done) }
+
 func (b *bench) spent(t *target) (s spent, err error) {
 	if s.server, err = processCPU(t.pid); err != nil {
 		return s, err
@@ -312,14 +321,14 @@ func (b *bench) spent(t *target) (s spent, err error) {
 			return s, err
 		}
 	}
-	s.load, err = processCPU(b.load.pid())
+	s.load, err = processCPU(cmp.Or(t.by, b.load).pid())
 	return s, err
 }
 
 // cell is one pass: connect, then run, with processor times read around the
 // run.
 func (b *bench) cell(ctx context.Context, t *target, clients int) error {
-	c, s, err := b.run(ctx, t, clients)
+	c, s, err := b.run(ctx, t, clients, b.plan.cell)
 	if err != nil {
 		return err
 	}
@@ -336,11 +345,11 @@ func (b *bench) cell(ctx context.Context, t *target, clients int) error {
 		short = ", devices ran out"
 	}
 	b.step("(%s) %2d clients: %6.0f/s, p50 %.2f ms, p99 %.2f ms, %.3f s per 1,000; %d refused, %d verified%s", t.letter, clients,
-		float64(c.Done)/c.Took.Seconds(), ms(c.P50), ms(c.P99), s.server.Seconds()*1000/float64(c.Done), c.Refused, c.Checked, short)
+		float64(c.Done)/c.Took.Seconds(), ms(c.P50), ms(c.P99), per1000(s.server, c.Done), c.Refused, c.Checked, short)
 	return nil
 }
 
-func (b *bench) run(ctx context.Context, t *target, clients int) (c cell, s spent, err error) {
+func (b *bench) run(ctx context.Context, t *target, clients int, d time.Duration) (c cell, s spent, err error) {
 	o := t.order
 	o.Do, o.Clients = "connect", clients
 	if err := errors.Join(b.load.ask(o, &c), c.err()); err != nil {
@@ -351,16 +360,16 @@ func (b *bench) run(ctx context.Context, t *target, clients int) (c cell, s spen
 		return c, s, err
 	}
 	profiled := b.profile(ctx, t, clients)
-	o.Do, o.For, o.From = "run", b.plan.cell, t.next
+	o.Do, o.For, o.From = "run", d, t.next
 	if err := errors.Join(b.load.ask(o, &c), profiled(), c.err()); err != nil {
 		return c, s, err
 	}
 	after, err := b.spent(t)
-	return c, spent{after.server - before.server, after.extra - before.extra, after.load - before.load}, err
+	return c, after.minus(before), err
 }
 
 func (s *series) add(c *cell, used spent) {
-	per := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(c.Done) }
+	per := func(d time.Duration) float64 { return per1000(d, c.Done) }
 	s.rate = append(s.rate, float64(c.Done)/c.Took.Seconds())
 	s.p50, s.p99 = append(s.p50, ms(c.P50)), append(s.p99, ms(c.P99))
 	s.cpu, s.extra, s.load = append(s.cpu, per(used.server)), append(s.extra, per(used.extra)), append(s.load, per(used.load))
