@@ -16,6 +16,7 @@ import (
 const (
 	lineStations = 4
 	lineNests    = 16
+	streamFlight = 64 // units on their way at each station, of a batch that is not waited for
 	slowStations = 10
 )
 
@@ -189,12 +190,12 @@ func (f *factory) estPass(ctx context.Context) error {
 }
 
 func (f *factory) plainPass(ctx context.Context) error {
-	o := lineOrder{Order: plainOrder, Stations: lineStations, Nests: lineNests, Count: f.inPass(expectedPlain, lineStations), For: f.plan.cell}
+	o := lineOrder{Order: plainOrder, Stations: lineStations, Nests: streamFlight, Count: f.inPass(expectedPlain, lineStations), For: f.plan.cell}
 	return f.streamPass(ctx, "stream of requests", f.figures.factory.plain, o)
 }
 
 func (f *factory) proofPass(ctx context.Context) error {
-	o := lineOrder{Order: streamOrder, Stations: lineStations, Nests: lineNests, Count: f.inPass(expectedProof, lineStations), For: f.plan.cell, Proof: true}
+	o := lineOrder{Order: streamOrder, Stations: lineStations, Nests: streamFlight, Count: f.inPass(expectedProof, lineStations), For: f.plan.cell, Proof: true}
 	return f.streamPass(ctx, "stream of requests, chip proofs", f.figures.factory.proof, o)
 }
 

@@ -172,7 +172,7 @@ func request(o *lineOrder, number int, nonce []byte) (made, error) {
 		return made{}, err
 	}
 	deviceSerial := fmt.Sprintf("%s-%08d", o.Order, number)
-	m := made{format.Unit{ID: deviceSerial, Order: o.Order, Serial: deviceSerial, CSR: csr}, parsed.RawSubjectPublicKeyInfo}
+	m := made{format.Unit{ID: deviceSerial, Order: o.Order, DeviceSerial: deviceSerial, CSR: csr}, parsed.RawSubjectPublicKeyInfo}
 	if !o.Proof {
 		return m, nil
 	}
@@ -318,7 +318,7 @@ func (w *workplace) send(ctx context.Context, t *tally, m *made, before time.Tim
 	case err != nil:
 		t.fail(err)
 	case !result.OK:
-		t.fail(fmt.Errorf("unit %s: %s %s %s", m.unit.Serial, result.Code, result.Message, result.Detail))
+		t.fail(fmt.Errorf("unit %s: %s %s %s", m.unit.DeviceSerial, result.Code, result.Message, result.Detail))
 	default:
 		t.pass(time.Since(before), result.Certificate, m.key)
 	}

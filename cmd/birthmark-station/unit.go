@@ -114,7 +114,7 @@ func (c *scrapCmd) Run(ctx context.Context, io *streams) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Scrap(ctx, format.Scrap{ID: c.Serial, Order: c.Order, Serial: c.Serial, Reason: c.Reason}); err != nil {
+	if err := l.Scrap(ctx, format.Scrap{ID: c.Serial, Order: c.Order, DeviceSerial: c.Serial, Reason: c.Reason}); err != nil {
 		return err
 	}
 	queued := o.queue.Has(c.Serial)

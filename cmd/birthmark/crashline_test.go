@@ -215,7 +215,7 @@ func (l *lineCrash) work(ctx context.Context, i int) {
 		case o.Passed(): // or queued on the station's disk, which is flushed below
 			l.acknowledge(&o)
 			if scrap {
-				fail(line.Scrap(ctx, format.Scrap{ID: "s", Order: "PO", Serial: o.DeviceSerial, Reason: "test"}))
+				fail(line.Scrap(ctx, format.Scrap{ID: "s", Order: "PO", DeviceSerial: o.DeviceSerial, Reason: "test"}))
 				l.scraped.Add(1)
 				l.passed.Store(o.DeviceSerial, []byte(nil))
 			}

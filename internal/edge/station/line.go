@@ -192,10 +192,10 @@ func (l *Line) release(w *work) {
 // scrapped. What the server refused it has counted itself.
 func (l *Line) failed(ctx context.Context, w *work, o *Outcome, err error) {
 	if _, ok := errors.AsType[*refused](err); !ok && w.job.Order != "" && ctx.Err() == nil {
-		l.report(ctx, &station.Failed{Order: w.job.Order, Serial: o.DeviceSerial, Code: o.Code, Detail: cut(o.Detail, 200), At: l.c.Now()})
+		l.report(ctx, &station.Failed{Order: w.job.Order, DeviceSerial: o.DeviceSerial, Code: o.Code, Detail: cut(o.Detail, 200), At: l.c.Now()})
 	}
 	if l.c.Scrap && w.issued() && !transient(err) {
-		o.Scrapped = l.Scrap(ctx, station.Scrap{Order: w.job.Order, Serial: o.DeviceSerial, Reason: o.Code + " " + o.Message}) == nil
+		o.Scrapped = l.Scrap(ctx, station.Scrap{Order: w.job.Order, DeviceSerial: o.DeviceSerial, Reason: o.Code + " " + o.Message}) == nil
 	}
 }
 
@@ -215,7 +215,7 @@ func (l *Line) Scrap(ctx context.Context, x station.Scrap) error {
 	if x.At.IsZero() {
 		x.At = l.c.Now()
 	}
-	if !l.c.Queue.Has(x.Serial) {
+	if !l.c.Queue.Has(x.DeviceSerial) {
 		ctx, cancel := context.WithTimeout(ctx, l.c.ConfirmPatience)
 		defer cancel()
 		result, err := l.c.Link.Scrap(ctx, &x)

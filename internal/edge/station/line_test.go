@@ -158,7 +158,7 @@ func TestUnreachableServerQueuesTheConfirmation(t *testing.T) {
 	if o.Result != edge.Queued {
 		t.Fatalf("%+v", o)
 	}
-	if err := r.line.Scrap(t.Context(), station.Scrap{Order: "PO-1", Serial: "SN1", Reason: "fell down"}); err != nil {
+	if err := r.line.Scrap(t.Context(), station.Scrap{Order: "PO-1", DeviceSerial: "SN1", Reason: "fell down"}); err != nil {
 		t.Fatal(err)
 	}
 	if f, err := r.line.Flush(t.Context()); err == nil || f.Left != 2 {
@@ -166,7 +166,7 @@ func TestUnreachableServerQueuesTheConfirmation(t *testing.T) {
 	}
 	down.Store(false)
 	// The scrap of a unit whose confirmation waits goes behind it, link or not.
-	if err := r.line.Scrap(t.Context(), station.Scrap{Order: "PO-1", Serial: "SN1", Reason: "once more"}); err != nil {
+	if err := r.line.Scrap(t.Context(), station.Scrap{Order: "PO-1", DeviceSerial: "SN1", Reason: "once more"}); err != nil {
 		t.Fatal(err)
 	}
 	f, err := r.line.Flush(t.Context())

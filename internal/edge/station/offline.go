@@ -270,7 +270,7 @@ func (b *Batch) Collect(ctx context.Context, job Job) Outcome {
 	o := Outcome{Nest: job.Nest, Order: b.block.Order.Number, DeviceSerial: job.DeviceSerial, Reference: job.Reference, Attempts: 1}
 	u, err := b.collect(ctx, job)
 	if u != nil {
-		o.DeviceSerial = u.Serial
+		o.DeviceSerial = u.DeviceSerial
 	}
 	o.CycleMillis = b.now().Sub(begin).Milliseconds()
 	if err != nil {
@@ -306,7 +306,7 @@ func (b *Batch) collect(ctx context.Context, job Job) (_ *station.Unit, err erro
 		return nil, err
 	}
 	for _, one := range b.units {
-		if one.Serial == keep.unit.Serial {
+		if one.DeviceSerial == keep.unit.DeviceSerial {
 			return nil, fault.New(fault.UnitSerialTaken, "it is in the batch already")
 		}
 	}
@@ -446,14 +446,14 @@ func (b *Batch) install(ctx context.Context, request *station.Unit, result *stat
 	if request == nil {
 		return fault.New(fault.BundleInvalid, "the reply names a unit that was not collected")
 	}
-	w := &work{order: &b.block.Order, deviceSerial: request.Serial, form: request.Form, password: request.Password, result: *result}
+	w := &work{order: &b.block.Order, deviceSerial: request.DeviceSerial, form: request.Form, password: request.Password, result: *result}
 	if w.spki, err = b.keyOf(request); err != nil {
 		return err
 	}
 	if err := w.check(result); err != nil {
 		return err
 	}
-	unit, err := b.adapter.Open(ctx, fixture.Job{Order: w.order.Number, DeviceSerial: request.Serial, KeyModel: w.order.KeyModel})
+	unit, err := b.adapter.Open(ctx, fixture.Job{Order: w.order.Number, DeviceSerial: request.DeviceSerial, KeyModel: w.order.KeyModel})
 	if err != nil {
 		return device(err)
 	}
@@ -470,7 +470,7 @@ func (b *Batch) install(ctx context.Context, request *station.Unit, result *stat
 	if err := proof.Verify(w.spki, digest, c.Signature, fault.ReadBackWrong); err != nil {
 		return err
 	}
-	c.ID, c.Order, c.Serial = request.Serial, w.order.Number, request.Serial
+	c.ID, c.Order, c.DeviceSerial = request.DeviceSerial, w.order.Number, request.DeviceSerial
 	return b.queue.Append(queue.Item{Confirm: c})
 }
 

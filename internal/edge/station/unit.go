@@ -157,7 +157,7 @@ func (w *work) place(ctx context.Context, unit fixture.Unit) (*station.Confirm, 
 	if err != nil {
 		return nil, device(err)
 	}
-	return &station.Confirm{ID: w.deviceSerial, Order: w.job.Order, Serial: w.deviceSerial, Certificate: held, Signature: signature}, nil
+	return &station.Confirm{ID: w.deviceSerial, Order: w.job.Order, DeviceSerial: w.deviceSerial, Certificate: held, Signature: signature}, nil
 }
 
 // issue asks who is there and gets a certificate for it.
@@ -169,7 +169,7 @@ func (w *work) issue(ctx context.Context, unit fixture.Unit) error {
 	if err := w.recognize(&id); err != nil {
 		return err
 	}
-	in := &station.Unit{ID: w.deviceSerial, Order: w.job.Order, Serial: w.deviceSerial, Reference: w.job.Reference}
+	in := &station.Unit{ID: w.deviceSerial, Order: w.job.Order, DeviceSerial: w.deviceSerial, Reference: w.job.Reference}
 	if w.job.Rework != "" {
 		in.Rework = &station.Rework{Reason: w.job.Rework}
 	}

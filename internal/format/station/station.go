@@ -99,14 +99,14 @@ type Nonces struct {
 
 // Unit asks for the initial identity of one unit.
 type Unit struct {
-	ID        string `json:"id"` // the caller's tag, returned with the result
-	Order     string `json:"order"`
-	Serial    string `json:"serial"`              // device serial
-	Reference string `json:"reference,omitempty"` // the MES's own name of the unit
-	CSR       []byte `json:"csr,omitempty"`       // DER; absent where the key is the chip's or ours
-	Chip      *Chip  `json:"chip,omitempty"`
-	Nonce     []byte `json:"nonce,omitempty"`
-	Proof     []byte `json:"proof,omitempty"` // signature of the chip, see package proof
+	ID           string `json:"id"` // the caller's tag, returned with the result
+	Order        string `json:"order"`
+	DeviceSerial string `json:"serial"`              // device serial
+	Reference    string `json:"reference,omitempty"` // the MES's own name of the unit
+	CSR          []byte `json:"csr,omitempty"`       // DER; absent where the key is the chip's or ours
+	Chip         *Chip  `json:"chip,omitempty"`
+	Nonce        []byte `json:"nonce,omitempty"`
+	Proof        []byte `json:"proof,omitempty"` // signature of the chip, see package proof
 	// Recipient and Form say how an injected key is wrapped: a DER certificate
 	// for "cms", nothing for "pkcs12", whose one-time password is Password.
 	Recipient []byte  `json:"recipient,omitempty"`
@@ -129,10 +129,10 @@ type Rework struct {
 
 // Result is the outcome of one item.
 type Result struct {
-	ID       string `json:"id"`
-	Serial   string `json:"serial,omitempty"`
-	OK       bool   `json:"ok"`
-	Replayed bool   `json:"replayed,omitempty"` // the same request was answered before
+	ID           string `json:"id"`
+	DeviceSerial string `json:"serial,omitempty"`
+	OK           bool   `json:"ok"`
+	Replayed     bool   `json:"replayed,omitempty"` // the same request was answered before
 
 	Certificate  []byte   `json:"certificate,omitempty"`  // DER
 	Chain        [][]byte `json:"chain,omitempty"`        // DER of the issuing authorities, issuer first
@@ -149,32 +149,32 @@ type Result struct {
 
 // Confirm returns what the device has after provisioning.
 type Confirm struct {
-	ID          string `json:"id"`
-	Order       string `json:"order"`
-	Serial      string `json:"serial"`
-	Certificate []byte `json:"certificate"` // DER as read back from the device
-	Signature   []byte `json:"signature"`   // over proof.Confirm
-	CycleMillis int64  `json:"cycleMillis,omitempty"`
-	FirstPass   bool   `json:"firstPass,omitempty"`
+	ID           string `json:"id"`
+	Order        string `json:"order"`
+	DeviceSerial string `json:"serial"`
+	Certificate  []byte `json:"certificate"` // DER as read back from the device
+	Signature    []byte `json:"signature"`   // over proof.Confirm
+	CycleMillis  int64  `json:"cycleMillis,omitempty"`
+	FirstPass    bool   `json:"firstPass,omitempty"`
 }
 
 // Scrap ends a unit.
 type Scrap struct {
-	ID     string    `json:"id"`
-	Order  string    `json:"order"`
-	Serial string    `json:"serial"`
-	Reason string    `json:"reason"`
-	At     time.Time `json:"at,omitzero"`
+	ID           string    `json:"id"`
+	Order        string    `json:"order"`
+	DeviceSerial string    `json:"serial"`
+	Reason       string    `json:"reason"`
+	At           time.Time `json:"at,omitzero"`
 }
 
 // Failed reports an attempt that failed at the line, for yield and causes.
 type Failed struct {
-	ID     string    `json:"id"`
-	Order  string    `json:"order"`
-	Serial string    `json:"serial,omitempty"`
-	Code   string    `json:"code"` // BM code
-	Detail string    `json:"detail,omitempty"`
-	At     time.Time `json:"at,omitzero"`
+	ID           string    `json:"id"`
+	Order        string    `json:"order"`
+	DeviceSerial string    `json:"serial,omitempty"`
+	Code         string    `json:"code"` // BM code
+	Detail       string    `json:"detail,omitempty"`
+	At           time.Time `json:"at,omitzero"`
 }
 
 // ChipsRequest asks whether chips of a reel may be used for an order.

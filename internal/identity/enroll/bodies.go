@@ -49,7 +49,7 @@ func unitEntries(i *device.Issuance, a *attempt) []ledger.Entry {
 	issued := &ledger.Issued{
 		Credential: int64(c.ID), CertSerial: c.CertSerial, Authority: c.Authority, Profile: c.Profile,
 		ProfileName: a.road.Version.Name, ProfileVersion: int64(a.road.Version.Version), Kind: c.Kind,
-		Device: int64(c.Device), DeviceSerial: a.unit.Serial, Slot: string(device.IDevIDSlot),
+		Device: int64(c.Device), DeviceSerial: a.unit.DeviceSerial, Slot: string(device.IDevIDSlot),
 		Product: c.Product, Site: c.Site, Owner: c.Owner, KeyKind: uint8(c.KeyKind), NotBefore: c.NotBefore, NotAfter: c.NotAfter,
 		SPKI: c.SPKIDigest, DER: sha256.Sum256(c.DER), Idempotency: c.Idempotency, Previous: int64(c.Previous),
 	}

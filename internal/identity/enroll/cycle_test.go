@@ -82,13 +82,13 @@ func TestWholeCycleVerifiesInTheLedger(t *testing.T) {
 		must(t, err)
 		return r
 	}
-	r := ask(&station.Unit{Order: "PO-sensor", Serial: "SN-1", CSR: newCSR(t, key, nil), Nonce: nonces.Nonces[0], Reference: "MES-1"})
+	r := ask(&station.Unit{Order: "PO-sensor", DeviceSerial: "SN-1", CSR: newCSR(t, key, nil), Nonce: nonces.Nonces[0], Reference: "MES-1"})
 	confirm := &station.Confirm{
-		Order: "PO-sensor", Serial: "SN-1", Certificate: r.Credential.DER,
+		Order: "PO-sensor", DeviceSerial: "SN-1", Certificate: r.Credential.DER,
 		Signature: sign(t, key, proof.Confirm(r.ConfirmNonce[:], "SN-1", r.Credential.DER)), CycleMillis: 900, FirstPass: true,
 	}
 	must(t, works.Confirm(ctx, s.Ref(), confirm))
-	again := ask(&station.Unit{Order: "PO-sensor", Serial: "SN-1", CSR: newCSR(t, key, nil)})
+	again := ask(&station.Unit{Order: "PO-sensor", DeviceSerial: "SN-1", CSR: newCSR(t, key, nil)})
 	if !again.Replayed || again.Unit.State != factory.UnitConfirmed {
 		t.Errorf("a retry after the confirmation: %+v", again.Unit)
 	}
@@ -99,19 +99,19 @@ func TestWholeCycleVerifiesInTheLedger(t *testing.T) {
 	}
 	board := newKey(t)
 	r = ask(&station.Unit{
-		Order: "PO-sensor", Serial: "SN-1", CSR: newCSR(t, board, nil), Nonce: nonces.Nonces[1], Reference: "MES-1",
+		Order: "PO-sensor", DeviceSerial: "SN-1", CSR: newCSR(t, board, nil), Nonce: nonces.Nonces[1], Reference: "MES-1",
 		Rework: &station.Rework{Reason: "board swapped"},
 	})
 	must(t, works.Confirm(ctx, s.Ref(), &station.Confirm{
-		Order: "PO-sensor", Serial: "SN-1", Certificate: r.Credential.DER,
+		Order: "PO-sensor", DeviceSerial: "SN-1", Certificate: r.Credential.DER,
 		Signature: sign(t, board, proof.Confirm(r.ConfirmNonce[:], "SN-1", r.Credential.DER)),
 	}))
-	ask(&station.Unit{Order: "PO-sensor", Serial: "SN-2", CSR: newCSR(t, newKey(t), nil)})
-	must(t, works.Scrap(ctx, s.Ref(), &station.Scrap{Order: "PO-sensor", Serial: "SN-2", Reason: "dead"}))
-	_, err = w.enroller.EnrollUnit(ctx, s, &station.Unit{Order: "PO-sensor", Serial: "SN-2", CSR: newCSR(t, newKey(t), nil)})
+	ask(&station.Unit{Order: "PO-sensor", DeviceSerial: "SN-2", CSR: newCSR(t, newKey(t), nil)})
+	must(t, works.Scrap(ctx, s.Ref(), &station.Scrap{Order: "PO-sensor", DeviceSerial: "SN-2", Reason: "dead"}))
+	_, err = w.enroller.EnrollUnit(ctx, s, &station.Unit{Order: "PO-sensor", DeviceSerial: "SN-2", CSR: newCSR(t, newKey(t), nil)})
 	refused(t, err, fault.DeviceState)
 
-	ask(&station.Unit{Order: "PO-meter", Serial: "M-1", Password: "one-time password"})
+	ask(&station.Unit{Order: "PO-meter", DeviceSerial: "M-1", Password: "one-time password"})
 
 	renewed, err := w.enroller.RenewStation(ctx, s, newCSR(t, newKey(t), nil))
 	must(t, err)

@@ -258,7 +258,7 @@ func (l *line) unit(deviceSerial string, key *ecdsa.PrivateKey, c *chip, nonce [
 
 func (l *line) unitOf(order, deviceSerial string, key *ecdsa.PrivateKey, c *chip, nonce []byte) *station.Unit {
 	l.t.Helper()
-	u := &station.Unit{ID: deviceSerial, Order: order, Serial: deviceSerial, CSR: newCSR(l.t, key, nil), Nonce: nonce}
+	u := &station.Unit{ID: deviceSerial, Order: order, DeviceSerial: deviceSerial, CSR: newCSR(l.t, key, nil), Nonce: nonce}
 	if c != nil {
 		spki, err := x509.MarshalPKIXPublicKey(key.Public())
 		must(l.t, err)
@@ -272,7 +272,7 @@ func (l *line) unitOf(order, deviceSerial string, key *ecdsa.PrivateKey, c *chip
 func (l *line) held(deviceSerial string, c *chip, nonce []byte) *station.Unit {
 	l.t.Helper()
 	return &station.Unit{
-		ID: deviceSerial, Order: l.order.Number, Serial: deviceSerial, Nonce: nonce, Chip: &station.Chip{Vendor: "Microchip", UID: c.UID},
+		ID: deviceSerial, Order: l.order.Number, DeviceSerial: deviceSerial, Nonce: nonce, Chip: &station.Chip{Vendor: "Microchip", UID: c.UID},
 		Proof: sign(l.t, c.key, proof.Held(nonce, l.order.Number, deviceSerial, c.Keys[0].SPKI)),
 	}
 }

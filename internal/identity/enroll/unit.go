@@ -135,7 +135,7 @@ func (e *Enroller) ground(ctx context.Context, a *attempt) error {
 	if a.product.KeyModel == device.KeyModelNone || a.product.IDevIDProfile == "" {
 		return fault.New(fault.KeyModel, "units of", a.product.Name, "are not made at stations")
 	}
-	if err := device.CheckSerial(a.unit.Serial); err != nil {
+	if err := device.CheckSerial(a.unit.DeviceSerial); err != nil {
 		return err
 	}
 	return e.findDevice(ctx, a)
@@ -145,15 +145,15 @@ func (e *Enroller) ground(ctx context.Context, a *attempt) error {
 // unit.
 func (e *Enroller) findDevice(ctx context.Context, a *attempt) error {
 	a.device, a.former = nil, nil
-	d, err := e.devices.Device(ctx, access.Everything(), e.devices.DeviceID(a.unit.Serial))
+	d, err := e.devices.Device(ctx, access.Everything(), e.devices.DeviceID(a.unit.DeviceSerial))
 	if fault.Has(err, fault.DeviceUnknown) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if d.DeviceSerial != a.unit.Serial || d.Product != a.product.ID {
-		return fault.New(fault.UnitSerialTaken, a.unit.Serial)
+	if d.DeviceSerial != a.unit.DeviceSerial || d.Product != a.product.ID {
+		return fault.New(fault.UnitSerialTaken, a.unit.DeviceSerial)
 	}
 	a.device = &d
 	id := d.Current[device.IDevIDSlot]
@@ -162,7 +162,7 @@ func (e *Enroller) findDevice(ctx context.Context, a *attempt) error {
 	}
 	u, err := e.line.Store.Unit(ctx, access.Everything(), id)
 	if fault.Has(err, fault.UnitUnknown) { // an identity that no station asked for
-		return fault.New(fault.UnitSerialTaken, a.unit.Serial)
+		return fault.New(fault.UnitSerialTaken, a.unit.DeviceSerial)
 	}
 	a.former = &u
 	return err
@@ -195,7 +195,7 @@ func (e *Enroller) decideUnit(ctx context.Context, a *attempt) error {
 		return err
 	}
 	err = factory.MayIssue(a.control.line, &factory.Attempt{
-		Station: a.station, Order: a.order, Product: &a.product, DeviceSerial: a.unit.Serial, Device: e.devices.DeviceID(a.unit.Serial), Chip: a.chip,
+		Station: a.station, Order: a.order, Product: &a.product, DeviceSerial: a.unit.DeviceSerial, Device: e.devices.DeviceID(a.unit.DeviceSerial), Chip: a.chip,
 	})
 	if err != nil {
 		return err
@@ -215,13 +215,13 @@ func (a *attempt) checkFormer() error {
 		return fault.New(fault.DeviceState, a.device.State.String())
 	case a.former == nil:
 		if a.device.Site != 0 && a.device.Site != a.order.Site {
-			return fault.New(fault.UnitSerialTaken, a.unit.Serial)
+			return fault.New(fault.UnitSerialTaken, a.unit.DeviceSerial)
 		}
 		return nil
 	case !living(a.former):
 		return nil
 	case a.unit.Rework == nil || a.former.Order != a.order.ID:
-		return fault.New(fault.UnitSerialTaken, a.unit.Serial)
+		return fault.New(fault.UnitSerialTaken, a.unit.DeviceSerial)
 	}
 	return nil
 }
@@ -254,10 +254,10 @@ func (e *Enroller) alarm(ctx context.Context, a *attempt, err error) {
 	switch f.Code {
 	case fault.ChipUsed:
 		x.Kind, x.Key = factory.AlarmChipReused, chipText(a)
-		x.Message = "chip " + a.unit.Chip.UID + " belongs to another device and was shown for " + a.unit.Serial + " by " + who
+		x.Message = "chip " + a.unit.Chip.UID + " belongs to another device and was shown for " + a.unit.DeviceSerial + " by " + who
 	case fault.KeyInUse, fault.KeyOfIDevID:
 		x.Kind, x.Key = factory.AlarmKeyReused, spkiText(a.made.digest)
-		x.Message = "the public key of another device was shown for " + a.unit.Serial + " by " + who
+		x.Message = "the public key of another device was shown for " + a.unit.DeviceSerial + " by " + who
 	case fault.OrderFull, fault.SparesUsed:
 		x.Kind, x.Key = factory.AlarmOrderFull, a.order.Number
 		x.Message = who + " asked for a unit beyond order " + a.order.Number

@@ -175,7 +175,7 @@ func TestUnitRefuses(t *testing.T) {
 		"no chip":                            {with(func(u *station.Unit) { u.Chip = nil }), fault.ChipProofMissing},
 		"no nonce":                           {with(func(u *station.Unit) { u.Nonce = nil }), fault.NonceInvalid},
 		"proof spliced onto another request": {with(func(u *station.Unit) { u.CSR = newCSR(t, newKey(t), nil) }), fault.ChipProof},
-		"proof for another serial":           {with(func(u *station.Unit) { u.Serial = "SN-2" }), fault.ChipProof},
+		"proof for another serial":           {with(func(u *station.Unit) { u.DeviceSerial = "SN-2" }), fault.ChipProof},
 		"proof for another nonce":            {with(func(u *station.Unit) { u.Nonce = l.nonce() }), fault.ChipProof},
 		"proof of another chip":              {with(func(u *station.Unit) { u.Chip.UID = l.newChip("c1", nil).UID }), fault.ChipProof},
 		"proof for another order": {func() *station.Unit {
@@ -185,7 +185,7 @@ func TestUnitRefuses(t *testing.T) {
 		}(), fault.ChipProof},
 		"proof that is none": {with(func(u *station.Unit) { u.Proof = []byte{0x30, 0x00} }), fault.ChipProof},
 		"key held in place of chip": {with(func(u *station.Unit) {
-			u.Proof = sign(t, good.key, proof.Held(u.Nonce, u.Order, u.Serial, good.Keys[0].SPKI))
+			u.Proof = sign(t, good.key, proof.Held(u.Nonce, u.Order, u.DeviceSerial, good.Keys[0].SPKI))
 		}), fault.ChipProof},
 		"nonce of nobody":          {with(func(u *station.Unit) { u.Nonce = bytes.Repeat([]byte{1}, 32) }), fault.NonceInvalid},
 		"nonce that is too short":  {with(func(u *station.Unit) { u.Nonce = u.Nonce[:31] }), fault.NonceInvalid},
@@ -351,7 +351,7 @@ func TestUnitNeverGetsAnInjectedKeyWhereHardwareIsDemanded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLine(t, edit, hardwareProfile)
 			_, err := l.ask(&station.Unit{
-				Order: "PO-1", Serial: "SN-1", Password: "one-time password", Chip: &station.Chip{UID: l.newChip("a0", nil).UID},
+				Order: "PO-1", DeviceSerial: "SN-1", Password: "one-time password", Chip: &station.Chip{UID: l.newChip("a0", nil).UID},
 			})
 			refused(t, err, fault.KeyModel)
 		})

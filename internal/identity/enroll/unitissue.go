@@ -50,7 +50,7 @@ func (e *Enroller) answeredUnit(ctx context.Context, a *attempt) (*UnitResponse,
 		return nil, err
 	}
 	if !a.sealing.opens(answer.Wrapped) {
-		return nil, fault.New(fault.UnitSerialTaken, a.unit.Serial, "has a key under another password")
+		return nil, fault.New(fault.UnitSerialTaken, a.unit.DeviceSerial, "has a key under another password")
 	}
 	return answer, nil
 }
@@ -89,7 +89,7 @@ func (a *attempt) idempotency() [32]byte {
 	}
 	field([]byte("birthmark unit v1"))
 	field([]byte(a.order.Number))
-	field([]byte(a.unit.Serial))
+	field([]byte(a.unit.DeviceSerial))
 	field([]byte(a.product.KeyModel))
 	if a.product.KeyModel != device.KeyModelInjected {
 		field(a.made.digest[:])
@@ -157,7 +157,7 @@ func (e *Enroller) unitIssuance(ctx context.Context, a *attempt) (*device.Issuan
 	if err != nil {
 		return nil, err
 	}
-	id := e.devices.DeviceID(a.unit.Serial)
+	id := e.devices.DeviceID(a.unit.DeviceSerial)
 	c := device.Credential{
 		ID: leased.ID, CertSerial: leased.Bytes, Profile: a.road.Version.ID, Kind: string(a.road.Profile.Kind),
 		Device: id, Product: a.product.ID, Site: a.order.Site, State: device.Issued, KeyKind: a.made.kind,
@@ -195,7 +195,7 @@ func (e *Enroller) unitIssuance(ctx context.Context, a *attempt) (*device.Issuan
 func (a *attempt) bind(i *device.Issuance, c *device.Credential) {
 	if a.device == nil {
 		i.Unit.New = &device.Device{
-			ID: c.Device, DeviceSerial: a.unit.Serial, Product: c.Product, Site: c.Site, State: device.Registered, Version: 2,
+			ID: c.Device, DeviceSerial: a.unit.DeviceSerial, Product: c.Product, Site: c.Site, State: device.Registered, Version: 2,
 			Current: map[device.Slot]device.CredentialID{device.IDevIDSlot: c.ID}, Order: a.order.ID, Chip: i.Unit.Chip,
 			RegisteredAt: c.IssuedAt, ChangedAt: c.IssuedAt,
 		}
@@ -219,7 +219,7 @@ func (a *attempt) certify(c *device.Credential, now time.Time) (err error) {
 	if c.NotBefore, c.NotAfter, err = a.road.Compiled.Validity(now); err != nil {
 		return err
 	}
-	values := a.road.Values(&device.Device{ID: c.Device, DeviceSerial: a.unit.Serial, Product: c.Product})
+	values := a.road.Values(&device.Device{ID: c.Device, DeviceSerial: a.unit.DeviceSerial, Product: c.Product})
 	values.Site = siteName(a.control.line, a.order.Site)
 	if a.chip != nil {
 		values.HardwareSerial = a.chip.UID
@@ -240,7 +240,7 @@ func (a *attempt) response(i *device.Issuance, c device.Credential) *UnitRespons
 	return &UnitResponse{
 		Response: Response{Credential: c, Chain: slices.Clip(chain)}, ConfirmNonce: u.ConfirmNonce, Wrapped: u.Wrapped,
 		Unit: factory.Unit{
-			ID: c.ID, Order: u.Order, Device: c.Device, DeviceSerial: a.unit.Serial, Chip: u.Chip, Station: u.Station,
+			ID: c.ID, Order: u.Order, Device: c.Device, DeviceSerial: a.unit.DeviceSerial, Chip: u.Chip, Station: u.Station,
 			State: factory.UnitIssued, Spare: u.Replaces != 0, Reference: u.Reference, Evidence: u.Evidence,
 			ConfirmNonce: u.ConfirmNonce, IssuedAt: c.IssuedAt,
 		},

@@ -133,7 +133,7 @@ func (a *attempt) onDevice() error {
 	if !must && len(a.unit.Proof) == 0 {
 		return nil
 	}
-	if err := a.prove(proof.Chip(a.unit.Nonce, a.order.Number, a.unit.Serial, a.csr.SPKI)); err != nil {
+	if err := a.prove(proof.Chip(a.unit.Nonce, a.order.Number, a.unit.DeviceSerial, a.csr.SPKI)); err != nil {
 		return err
 	}
 	a.made.kind = device.KeyHardware
@@ -174,7 +174,7 @@ func (a *attempt) provisioned() error {
 	if a.product.KeyModel == device.KeyModelProvisioned && !a.road.Profile.Allows(kind) {
 		return fault.New(fault.KeyNotAllowed, string(kind))
 	}
-	if err := a.prove(proof.Held(a.unit.Nonce, a.order.Number, a.unit.Serial, a.chipKey.SPKI)); err != nil {
+	if err := a.prove(proof.Held(a.unit.Nonce, a.order.Number, a.unit.DeviceSerial, a.chipKey.SPKI)); err != nil {
 		return err
 	}
 	a.made = made{spki: a.chipKey.SPKI, digest: sha256.Sum256(a.chipKey.SPKI), kind: device.KeyHardware}

@@ -50,7 +50,7 @@ func TestUnitOfAPreProvisionedChip(t *testing.T) {
 		"proof of a request": {func() *station.Unit {
 			c := l.newChip("b1", nil)
 			u := l.held("SN-2", c, l.nonce())
-			u.Proof = sign(t, c.key, proof.Chip(u.Nonce, u.Order, u.Serial, c.Keys[0].SPKI))
+			u.Proof = sign(t, c.key, proof.Chip(u.Nonce, u.Order, u.DeviceSerial, c.Keys[0].SPKI))
 			return u
 		}(), fault.ChipProof},
 		"no proof": {func() *station.Unit {
@@ -58,7 +58,7 @@ func TestUnitOfAPreProvisionedChip(t *testing.T) {
 			u.Proof = nil
 			return u
 		}(), fault.ChipProofMissing},
-		"no chip":      {&station.Unit{Order: "PO-1", Serial: "SN-2"}, fault.ChipProofMissing},
+		"no chip":      {&station.Unit{Order: "PO-1", DeviceSerial: "SN-2"}, fault.ChipProofMissing},
 		"used chip":    {l.held("SN-2", c, l.nonce()), fault.ChipUsed},
 		"taken serial": {l.held("SN-1", l.newChip("b3", nil), l.nonce()), fault.UnitSerialTaken},
 	} {
@@ -129,7 +129,7 @@ func TestUnitWithAnInjectedKey(t *testing.T) {
 		SerialNumber: big.NewInt(7), NotBefore: l.clock(), NotAfter: l.clock().Add(time.Hour), KeyUsage: x509.KeyUsageKeyAgreement,
 	}, nil, key, key)
 	ask := func(serial string, edit func(u *station.Unit)) (*enroll.UnitResponse, error) {
-		u := &station.Unit{Order: "PO-1", Serial: serial, Recipient: to.Raw}
+		u := &station.Unit{Order: "PO-1", DeviceSerial: serial, Recipient: to.Raw}
 		if edit != nil {
 			edit(u)
 		}

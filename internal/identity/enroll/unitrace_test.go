@@ -98,7 +98,7 @@ func TestStationsNeverMakeMoreThanOrdered(t *testing.T) {
 			units = append(units, u, u) // the second is a retry
 		}
 		if i%2 == 0 {
-			u := l.unit(units[0].Serial, newKey(t), nil, nil)
+			u := l.unit(units[0].DeviceSerial, newKey(t), nil, nil)
 			u.Rework = &station.Rework{Reason: "board"}
 			units = append(units, u, u)
 		}
@@ -110,9 +110,9 @@ func TestStationsNeverMakeMoreThanOrdered(t *testing.T) {
 					continue
 				}
 				mu.Lock()
-				key := u.Serial + string(u.CSR)
+				key := u.DeviceSerial + string(u.CSR)
 				if before := certificates[key]; before != nil && !bytes.Equal(before, r.Credential.DER) {
-					t.Errorf("%s got two certificates for one key", u.Serial)
+					t.Errorf("%s got two certificates for one key", u.DeviceSerial)
 				}
 				certificates[key] = r.Credential.DER
 				mu.Unlock()

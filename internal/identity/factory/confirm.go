@@ -32,9 +32,9 @@ func (s *Service) Confirm(ctx context.Context, st StationRef, c *station.Confirm
 	}
 	switch {
 	case u.State != UnitIssued && u.State != UnitConfirmed:
-		return fault.New(fault.UnitState, c.Serial, "is", u.State.String())
+		return fault.New(fault.UnitState, c.DeviceSerial, "is", u.State.String())
 	case credential.State == device.Revoked || credential.State == device.Held:
-		return fault.New(fault.UnitState, "the certificate of", c.Serial, "is", credential.State.String())
+		return fault.New(fault.UnitState, "the certificate of", c.DeviceSerial, "is", credential.State.String())
 	}
 	want := proof.Confirm(u.ConfirmNonce[:], u.DeviceSerial, credential.DER)
 	if err := proof.Verify(spki, want, c.Signature, fault.ReadBackWrong); err != nil {
@@ -60,11 +60,11 @@ func (s *Service) returned(ctx context.Context, o *Order, c *station.Confirm) (*
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if credential.Device != s.register.DeviceID(c.Serial) || !sameOctets(credential.DER, c.Certificate) {
+	if credential.Device != s.register.DeviceID(c.DeviceSerial) || !sameOctets(credential.DER, c.Certificate) {
 		return nil, nil, nil, s.wrong(ctx, o, c)
 	}
 	u, err := s.store.Unit(ctx, access.Everything(), credential.ID)
-	if fault.Has(err, fault.UnitUnknown) || err == nil && (u.Order != o.ID || u.DeviceSerial != c.Serial) {
+	if fault.Has(err, fault.UnitUnknown) || err == nil && (u.Order != o.ID || u.DeviceSerial != c.DeviceSerial) {
 		return nil, nil, nil, s.wrong(ctx, o, c)
 	}
 	return &u, &credential, cert.RawSubjectPublicKeyInfo, err
@@ -73,7 +73,7 @@ func (s *Service) returned(ctx context.Context, o *Order, c *station.Confirm) (*
 // wrong says why nothing can be confirmed: there is no such unit, or the device
 // returned something else than what the unit was given.
 func (s *Service) wrong(ctx context.Context, o *Order, c *station.Confirm) error {
-	if _, err := s.newestUnit(ctx, access.Everything(), o.ID, c.Serial); err != nil {
+	if _, err := s.newestUnit(ctx, access.Everything(), o.ID, c.DeviceSerial); err != nil {
 		return err
 	}
 	return fault.New(fault.ReadBackWrong)

@@ -119,7 +119,7 @@ func (h *history) scrapAny() {
 			u = other
 		}
 	}
-	h.want("scrap", h.Scrap(h.t.Context(), h.station("b1"), &station.Scrap{Order: "PO-1", Serial: u.serial, Reason: "broken"}))
+	h.want("scrap", h.Scrap(h.t.Context(), h.station("b1"), &station.Scrap{Order: "PO-1", DeviceSerial: u.serial, Reason: "broken"}))
 	if s := h.states[u]; s == factory.UnitIssued || s == factory.UnitConfirmed {
 		h.states[u] = factory.UnitScrapped
 	}

@@ -159,7 +159,7 @@ func (s *Service) Scrap(ctx context.Context, st StationRef, x *station.Scrap) er
 	if err != nil {
 		return err
 	}
-	u, err := s.newestUnit(ctx, access.Everything(), o.ID, x.Serial)
+	u, err := s.newestUnit(ctx, access.Everything(), o.ID, x.DeviceSerial)
 	if err != nil {
 		return err
 	}
@@ -222,8 +222,8 @@ func (s *Service) Failed(ctx context.Context, st StationRef, f *station.Failed) 
 	if err != nil {
 		return err
 	}
-	if f.Serial != "" && device.CheckSerial(f.Serial) != nil {
-		f.Serial = "" // a label that cannot be read is a reason to fail
+	if f.DeviceSerial != "" && device.CheckSerial(f.DeviceSerial) != nil {
+		f.DeviceSerial = "" // a label that cannot be read is a reason to fail
 	}
 	o, err := s.lineOrder(ctx, st, f.Order)
 	if err != nil {
@@ -231,7 +231,7 @@ func (s *Service) Failed(ctx context.Context, st StationRef, f *station.Failed) 
 	}
 	return s.store.Count(ctx, []Tally{s.failure(st, o, code, 1)}, ledger.Entry{
 		Kind: ledger.UnitFailed, At: s.now(), Actor: st.Actor(),
-		Body: ledger.JSON(failedBody{Order: o.ID, Station: st.ID, Product: o.Product, DeviceSerial: f.Serial, Code: code.String()}),
+		Body: ledger.JSON(failedBody{Order: o.ID, Station: st.ID, Product: o.Product, DeviceSerial: f.DeviceSerial, Code: code.String()}),
 	})
 }
 

@@ -52,9 +52,11 @@ func TestSuspendedStationGetsNothingDone(t *testing.T) {
 			_, err := w.DrawNonces(t.Context(), st, station.NoncesRequest{Order: "PO-1", Count: 1})
 			return err
 		},
-		"confirm": func() error { return w.Confirm(t.Context(), st, &station.Confirm{Order: "PO-1", Serial: "SN0001"}) },
+		"confirm": func() error {
+			return w.Confirm(t.Context(), st, &station.Confirm{Order: "PO-1", DeviceSerial: "SN0001"})
+		},
 		"scrap": func() error {
-			return w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", Serial: "SN0001", Reason: "x"})
+			return w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", DeviceSerial: "SN0001", Reason: "x"})
 		},
 		"failed": func() error { return w.Failed(t.Context(), st, &station.Failed{Order: "PO-1", Code: "BM-8092"}) },
 		"chips": func() error {

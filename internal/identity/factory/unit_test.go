@@ -120,7 +120,7 @@ func (u *unit) confirmation(t testing.TB) *station.Confirm {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &station.Confirm{Order: u.order, Serial: u.serial, Certificate: u.credential.DER, Signature: signature, CycleMillis: 12_000, FirstPass: true}
+	return &station.Confirm{Order: u.order, DeviceSerial: u.serial, Certificate: u.credential.DER, Signature: signature, CycleMillis: 12_000, FirstPass: true}
 }
 
 func (w *world) confirmed(m made) *unit {
@@ -192,12 +192,12 @@ func TestReadBackThatIsNotWhatWasIssuedIsRefused(t *testing.T) {
 		"no signature":           {func(c *station.Confirm) { c.Signature = nil }, fault.ReadBackWrong},
 		"another's signature":    {func(c *station.Confirm) { c.Signature = other.confirmation(t).Signature }, fault.ReadBackWrong},
 		"another's certificate":  {func(c *station.Confirm) { c.Certificate = other.credential.DER }, fault.ReadBackWrong},
-		"another's answer":       {func(c *station.Confirm) { *c = *other.confirmation(t); c.Serial = "SN0001" }, fault.ReadBackWrong},
+		"another's answer":       {func(c *station.Confirm) { *c = *other.confirmation(t); c.DeviceSerial = "SN0001" }, fault.ReadBackWrong},
 		"a flipped bit":          {func(c *station.Confirm) { c.Certificate = flip(c.Certificate, len(c.Certificate)-1) }, fault.ReadBackWrong},
 		"a flipped bit in front": {func(c *station.Confirm) { c.Certificate = flip(c.Certificate, 0) }, fault.ReadBackWrong},
 		"one octet more":         {func(c *station.Confirm) { c.Certificate = append(bytes.Clone(c.Certificate), 0) }, fault.ReadBackWrong},
 		"its own, signed anew":   {func(c *station.Confirm) { c.Certificate = w.certify(u, u.credential.CertSerial) }, fault.ReadBackWrong},
-		"another serial":         {func(c *station.Confirm) { c.Serial = "SN0099" }, fault.UnitUnknown},
+		"another serial":         {func(c *station.Confirm) { c.DeviceSerial = "SN0099" }, fault.UnitUnknown},
 		"another order":          {func(c *station.Confirm) { c.Order = "PO-2" }, fault.UnitUnknown},
 		"no order":               {func(c *station.Confirm) { c.Order = "" }, fault.OrderUnknown},
 	} {
@@ -229,9 +229,9 @@ func TestScrapRevokesInTheSameTransaction(t *testing.T) {
 	w.opened(terms())
 	u := w.confirmed(made{order: "PO-1", serial: "SN0001"})
 	st := w.station("b1")
-	w.refused(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", Serial: "SN0001"}), fault.ParameterInvalid) // says why
-	w.refused(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", Serial: "SN0009", Reason: "burnt"}), fault.UnitUnknown)
-	w.ok(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", Serial: "SN0001", Reason: "burnt"}))
+	w.refused(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", DeviceSerial: "SN0001"}), fault.ParameterInvalid) // says why
+	w.refused(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", DeviceSerial: "SN0009", Reason: "burnt"}), fault.UnitUnknown)
+	w.ok(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", DeviceSerial: "SN0001", Reason: "burnt"}))
 	c, err := w.store.Credential(t.Context(), access.Everything(), u.credential.ID)
 	w.ok(err)
 	x := w.unit(u)
@@ -241,7 +241,7 @@ func TestScrapRevokesInTheSameTransaction(t *testing.T) {
 	if a := w.account("PO-1"); a.Live != 0 || a.Confirmed != 0 || a.Scrapped != 1 || a.Issued != 1 || a.SparesUsed != 1 || a.Missing != 10 {
 		t.Errorf("%+v", a)
 	}
-	w.ok(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", Serial: "SN0001", Reason: "burnt"})) // a queue may send twice
+	w.ok(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", DeviceSerial: "SN0001", Reason: "burnt"})) // a queue may send twice
 	w.refused(w.Confirm(t.Context(), st, u.confirmation(t)), fault.UnitState)
 	if a := w.account("PO-1"); a.Scrapped != 1 {
 		t.Errorf("%+v", a)
@@ -320,7 +320,7 @@ func TestAlarmWhenSparesRunOut(t *testing.T) {
 		if list := w.alarmed(factory.AlarmSpares); len(list) != 0 {
 			t.Fatalf("an alarm after %d scrapped: %+v", n, list)
 		}
-		w.ok(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", Serial: serial, Reason: "burnt"}))
+		w.ok(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", DeviceSerial: serial, Reason: "burnt"}))
 	}
 	w.wantAlarm(factory.AlarmSpares, 1)
 	list := w.alarmed(factory.AlarmSpares)
@@ -554,9 +554,9 @@ func TestKPIsAddUp(t *testing.T) {
 	c := slow.confirmation(t)
 	c.CycleMillis, c.FirstPass = 60_000, false
 	w.ok(w.Confirm(t.Context(), st, c))
-	w.ok(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", Serial: "SN0001", Reason: "burnt"}))
+	w.ok(w.Scrap(t.Context(), st, &station.Scrap{Order: "PO-1", DeviceSerial: "SN0001", Reason: "burnt"}))
 	w.ok(w.Failed(t.Context(), st, &station.Failed{Order: "PO-1", Code: "BM-8092"}))
-	w.ok(w.Failed(t.Context(), st, &station.Failed{Order: "PO-1", Serial: "not a serial!", Code: "BM-8092"}))
+	w.ok(w.Failed(t.Context(), st, &station.Failed{Order: "PO-1", DeviceSerial: "not a serial!", Code: "BM-8092"}))
 	for _, code := range []string{"", "BM-7777", "8092", "BM-08092", "BM-99999999"} {
 		w.refused(w.Failed(t.Context(), st, &station.Failed{Order: "PO-1", Code: code}), fault.ParameterInvalid)
 	}

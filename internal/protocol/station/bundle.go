@@ -111,7 +111,7 @@ func (b *Batches) issue(ctx context.Context, s *enroll.StationSession, bundle *s
 func (b *Batches) one(ctx context.Context, s *enroll.StationSession, bundle *station.Bundle, i int) station.Result {
 	u := &bundle.Units[i]
 	return b.handlers.outcome(func(r *station.Result) error {
-		r.ID, r.Serial = u.ID, u.Serial
+		r.ID, r.DeviceSerial = u.ID, u.DeviceSerial
 		if u.Order != bundle.Order {
 			return fault.New(fault.BundleInvalid, "the unit is of order", u.Order)
 		}

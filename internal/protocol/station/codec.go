@@ -22,7 +22,7 @@ func decode(in []byte, out any) error {
 func appendResult(dst []byte, r *station.Result) []byte {
 	dst = append(dst, `{"id":`...)
 	dst = appendString(dst, r.ID)
-	dst = appendText(dst, `,"serial":`, r.Serial)
+	dst = appendText(dst, `,"serial":`, r.DeviceSerial)
 	dst = append(dst, `,"ok":`...)
 	dst = strconv.AppendBool(dst, r.OK)
 	if r.Replayed {

@@ -211,11 +211,11 @@ func TestLine(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	scraps := []station.Scrap{{ID: "a", Order: "PO-1", Serial: serialOf(0), Reason: "cracked"}, {ID: "b", Order: "PO-1", Serial: "SN-0", Reason: "never was"}}
+	scraps := []station.Scrap{{ID: "a", Order: "PO-1", DeviceSerial: serialOf(0), Reason: "cracked"}, {ID: "b", Order: "PO-1", DeviceSerial: "SN-0", Reason: "never was"}}
 	if r := send(t, f, "ST-1", station.ScrapPath, scraps...); !r[0].OK || r[1].Code != "BM-8062" || r[1].Who == "" {
 		t.Errorf("%+v", r)
 	}
-	failures := []station.Failed{{ID: "a", Order: "PO-1", Serial: serialOf(11), Code: "BM-8092", Detail: "no contact"}, {ID: "b", Order: "PO-1", Code: "nonsense"}}
+	failures := []station.Failed{{ID: "a", Order: "PO-1", DeviceSerial: serialOf(11), Code: "BM-8092", Detail: "no contact"}, {ID: "b", Order: "PO-1", Code: "nonsense"}}
 	if r := send(t, f, "ST-1", station.FailedPath, failures...); !r[0].OK || r[1].OK {
 		t.Errorf("%+v", r)
 	}
@@ -311,7 +311,7 @@ func TestHostileStation(t *testing.T) {
 	spliced.CSR = webtest.NewCSR(t, webtest.NewKey(t), nil)
 	refused("the proof on another request", "ST-1", "BM-8046", &spliced.Unit)
 	renamed := *one
-	renamed.Serial = serialOf(77)
+	renamed.DeviceSerial = serialOf(77)
 	refused("the proof on another serial", "ST-1", "BM-8046", &renamed.Unit)
 	silent := *one
 	silent.Proof = nil
@@ -411,7 +411,7 @@ func TestRevokedOnLiveStreams(t *testing.T) {
 	for path, items := range map[string][2]any{
 		station.UnitsPath:   {units[0].Unit, units[2].Unit},
 		station.ConfirmPath: {units[0].Confirm(t, &issued[0]), units[1].Confirm(t, &issued[1])},
-		station.ScrapPath:   {station.Scrap{ID: "a", Order: "PO-1", Serial: "SN-0", Reason: "r"}, station.Scrap{ID: "b", Order: "PO-1", Serial: serialOf(1), Reason: "r"}},
+		station.ScrapPath:   {station.Scrap{ID: "a", Order: "PO-1", DeviceSerial: "SN-0", Reason: "r"}, station.Scrap{ID: "b", Order: "PO-1", DeviceSerial: serialOf(1), Reason: "r"}},
 		station.FailedPath:  {station.Failed{ID: "a", Order: "PO-1", Code: "BM-8092"}, station.Failed{ID: "b", Order: "PO-1", Code: "BM-8092"}},
 	} {
 		t.Run(path, func(t *testing.T) {
@@ -472,7 +472,7 @@ func TestHostileConfirmations(t *testing.T) {
 	alter("another's all", func(c *station.Confirm) { c.Certificate, c.Signature = other.Certificate, other.Signature })
 	alter("half a certificate", func(c *station.Confirm) { c.Certificate = c.Certificate[:100] })
 	alter("nothing", func(c *station.Confirm) { c.Certificate, c.Signature = nil, nil })
-	alter("another serial", func(c *station.Confirm) { c.Serial = "SN-0" })
+	alter("another serial", func(c *station.Confirm) { c.DeviceSerial = "SN-0" })
 	alter("another order", func(c *station.Confirm) { c.Order = "PO-9" })
 	var all []station.Confirm
 	for _, c := range bad {
@@ -517,7 +517,7 @@ func TestManyStationsAtOnce(t *testing.T) {
 			for _, r := range send(t, f, name, station.UnitsPath, streams[s]...) {
 				if r.OK {
 					mu.Lock()
-					i, _ := strconv.Atoi(strings.TrimPrefix(r.Serial, "SN-"))
+					i, _ := strconv.Atoi(strings.TrimPrefix(r.DeviceSerial, "SN-"))
 					won[chips[i%1000].UID]++
 					mu.Unlock()
 				}

@@ -209,7 +209,7 @@ func (h *Handlers) Units(w http.ResponseWriter, r *http.Request, _ []byte) error
 	return h.items(w, r, func(ctx context.Context, s *enroll.StationSession, in []byte, out *station.Result) error {
 		var u station.Unit
 		err := decode(in, &u)
-		out.ID, out.Serial = u.ID, u.Serial
+		out.ID, out.DeviceSerial = u.ID, u.DeviceSerial
 		if err != nil {
 			return err
 		}
@@ -235,7 +235,7 @@ func (h *Handlers) Confirm(w http.ResponseWriter, r *http.Request, _ []byte) err
 	return h.items(w, r, func(ctx context.Context, s *enroll.StationSession, in []byte, out *station.Result) error {
 		var c station.Confirm
 		err := decode(in, &c)
-		out.ID, out.Serial = c.ID, c.Serial
+		out.ID, out.DeviceSerial = c.ID, c.DeviceSerial
 		return h.report(ctx, s, err, func(st factory.StationRef) error { return h.factory.Confirm(ctx, st, &c) })
 	})
 }
@@ -245,7 +245,7 @@ func (h *Handlers) Scrap(w http.ResponseWriter, r *http.Request, _ []byte) error
 	return h.items(w, r, func(ctx context.Context, s *enroll.StationSession, in []byte, out *station.Result) error {
 		var x station.Scrap
 		err := decode(in, &x)
-		out.ID, out.Serial = x.ID, x.Serial
+		out.ID, out.DeviceSerial = x.ID, x.DeviceSerial
 		return h.report(ctx, s, err, func(st factory.StationRef) error { return h.factory.Scrap(ctx, st, &x) })
 	})
 }
@@ -255,7 +255,7 @@ func (h *Handlers) Failed(w http.ResponseWriter, r *http.Request, _ []byte) erro
 	return h.items(w, r, func(ctx context.Context, s *enroll.StationSession, in []byte, out *station.Result) error {
 		var f station.Failed
 		err := decode(in, &f)
-		out.ID, out.Serial = f.ID, f.Serial
+		out.ID, out.DeviceSerial = f.ID, f.DeviceSerial
 		return h.report(ctx, s, err, func(st factory.StationRef) error { return h.factory.Failed(ctx, st, &f) })
 	})
 }

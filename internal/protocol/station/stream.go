@@ -176,12 +176,12 @@ func (h *Handlers) answer(ctx context.Context, l *line, do work) {
 func (h *Handlers) outcome(do func(*station.Result) error) (result station.Result) {
 	defer func() {
 		if p := recover(); p != nil {
-			result = station.Result{ID: result.ID, Serial: result.Serial}
+			result = station.Result{ID: result.ID, DeviceSerial: result.DeviceSerial}
 			h.refuse(&result, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 		}
 	}()
 	if err := do(&result); err != nil {
-		result = station.Result{ID: result.ID, Serial: result.Serial}
+		result = station.Result{ID: result.ID, DeviceSerial: result.DeviceSerial}
 		h.refuse(&result, err)
 		return result
 	}

@@ -36,11 +36,11 @@ import (
 func echo(_ context.Context, in []byte, out *station.Result) error {
 	var u station.Unit
 	err := protocol.Decode(in, &u)
-	out.ID, out.Serial = u.ID, u.Serial
+	out.ID, out.DeviceSerial = u.ID, u.DeviceSerial
 	if err != nil {
 		return err
 	}
-	switch u.Serial {
+	switch u.DeviceSerial {
 	case "full":
 		return fault.New(fault.OrderFull)
 	case "broken":
@@ -48,7 +48,7 @@ func echo(_ context.Context, in []byte, out *station.Result) error {
 	case "panic":
 		panic("canary7391")
 	}
-	out.Certificate = []byte(u.Serial)
+	out.Certificate = []byte(u.DeviceSerial)
 	return nil
 }
 
@@ -370,7 +370,7 @@ func TestResultIsJSON(t *testing.T) {
 	octets := rapid.SliceOfN(rapid.Byte(), 0, 100)
 	rapid.Check(t, func(t *rapid.T) {
 		r := station.Result{
-			ID: text.Draw(t, "id"), Serial: text.Draw(t, "serial"), OK: rapid.Bool().Draw(t, "ok"), Replayed: rapid.Bool().Draw(t, "replayed"),
+			ID: text.Draw(t, "id"), DeviceSerial: text.Draw(t, "serial"), OK: rapid.Bool().Draw(t, "ok"), Replayed: rapid.Bool().Draw(t, "replayed"),
 			Certificate: octets.Draw(t, "certificate"), Chain: rapid.SliceOfN(octets, 0, 3).Draw(t, "chain"),
 			ConfirmNonce: octets.Draw(t, "nonce"), Wrapped: octets.Draw(t, "wrapped"),
 			Code: text.Draw(t, "code"), Kind: text.Draw(t, "kind"), Message: text.Draw(t, "message"),

@@ -123,7 +123,7 @@ func Unit(t testing.TB, order, deviceSerial string, nonce []byte, chip *Chip) *M
 	signature, err := ecdsa.SignASN1(rand.Reader, chip.Key, digest[:])
 	must(t, err)
 	m.Unit = station.Unit{
-		ID: deviceSerial, Order: order, Serial: deviceSerial, CSR: NewCSR(t, m.Key, nil), Chip: &station.Chip{UID: chip.UID},
+		ID: deviceSerial, Order: order, DeviceSerial: deviceSerial, CSR: NewCSR(t, m.Key, nil), Chip: &station.Chip{UID: chip.UID},
 		Nonce: nonce, Proof: signature,
 	}
 	return m
@@ -132,11 +132,11 @@ func Unit(t testing.TB, order, deviceSerial string, nonce []byte, chip *Chip) *M
 // Confirm is what the unit returns once it holds the certificate.
 func (m *Made) Confirm(t testing.TB, r *station.Result) *station.Confirm {
 	t.Helper()
-	digest := proof.Confirm(r.ConfirmNonce, m.Serial, r.Certificate)
+	digest := proof.Confirm(r.ConfirmNonce, m.DeviceSerial, r.Certificate)
 	signature, err := ecdsa.SignASN1(rand.Reader, m.Key, digest[:])
 	must(t, err)
 	return &station.Confirm{
-		ID: m.ID, Order: m.Order, Serial: m.Serial, Certificate: r.Certificate, Signature: signature, CycleMillis: 40, FirstPass: true,
+		ID: m.ID, Order: m.Order, DeviceSerial: m.DeviceSerial, Certificate: r.Certificate, Signature: signature, CycleMillis: 40, FirstPass: true,
 	}
 }
 

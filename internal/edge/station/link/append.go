@@ -20,7 +20,7 @@ func appendUnit(dst []byte, u *station.Unit) []byte {
 	dst = append(dst, `,"order":`...)
 	dst = appendString(dst, u.Order)
 	dst = append(dst, `,"serial":`...)
-	dst = appendString(dst, u.Serial)
+	dst = appendString(dst, u.DeviceSerial)
 	dst = appendText(dst, `,"reference":`, u.Reference)
 	dst = appendOctets(dst, `,"csr":`, u.CSR)
 	if u.Chip != nil {
@@ -53,7 +53,7 @@ func appendConfirm(dst []byte, c *station.Confirm) []byte {
 	dst = append(dst, `,"order":`...)
 	dst = appendString(dst, c.Order)
 	dst = append(dst, `,"serial":`...)
-	dst = appendString(dst, c.Serial)
+	dst = appendString(dst, c.DeviceSerial)
 	dst = appendOctets(dst, `,"certificate":`, c.Certificate)
 	dst = appendOctets(dst, `,"signature":`, c.Signature)
 	if c.CycleMillis != 0 {

@@ -16,7 +16,7 @@ func TestLinesAreThoseOfEncodingJSON(t *testing.T) {
 	octets := rapid.SliceOfN(rapid.Byte(), 0, 40)
 	rapid.Check(t, func(r *rapid.T) {
 		u := station.Unit{
-			ID: rapid.String().Draw(r, "id"), Order: rapid.String().Draw(r, "order"), Serial: rapid.String().Draw(r, "serial"),
+			ID: rapid.String().Draw(r, "id"), Order: rapid.String().Draw(r, "order"), DeviceSerial: rapid.String().Draw(r, "serial"),
 			Reference: rapid.String().Draw(r, "reference"), CSR: octets.Draw(r, "csr"), Nonce: octets.Draw(r, "nonce"), Proof: octets.Draw(r, "proof"),
 			Recipient: octets.Draw(r, "recipient"), Form: rapid.String().Draw(r, "form"), Password: rapid.String().Draw(r, "password"),
 		}
@@ -28,7 +28,7 @@ func TestLinesAreThoseOfEncodingJSON(t *testing.T) {
 		}
 		same(r, &u, appendUnit(nil, &u))
 		c := station.Confirm{
-			ID: u.ID, Order: u.Order, Serial: u.Serial, Certificate: u.CSR, Signature: u.Proof,
+			ID: u.ID, Order: u.Order, DeviceSerial: u.DeviceSerial, Certificate: u.CSR, Signature: u.Proof,
 			CycleMillis: rapid.Int64().Draw(r, "cycle"), FirstPass: rapid.Bool().Draw(r, "first"),
 		}
 		same(r, &c, appendConfirm(nil, &c))

@@ -35,7 +35,7 @@ func connect(t *testing.T, s *stationtest.Server, change func(*link.Config)) *li
 
 func scrap(t *testing.T, c *link.Client) (station.Result, error) {
 	t.Helper()
-	return c.Scrap(t.Context(), &station.Scrap{ID: "mine", Order: "PO-1", Serial: "SN1", Reason: "test"})
+	return c.Scrap(t.Context(), &station.Scrap{ID: "mine", Order: "PO-1", DeviceSerial: "SN1", Reason: "test"})
 }
 
 // TestHostileServers: whatever a server does, the station gets a fault with code
@@ -178,7 +178,7 @@ func TestAnswersFindTheirItems(t *testing.T) {
 	for i := range 500 {
 		work.Go(func() {
 			id := fmt.Sprintf("unit <%d>", i)
-			r, err := c.Scrap(t.Context(), &station.Scrap{ID: id, Order: "PO-1", Serial: id})
+			r, err := c.Scrap(t.Context(), &station.Scrap{ID: id, Order: "PO-1", DeviceSerial: id})
 			if err != nil || r.ID != id || r.Code != fault.UnitUnknown.String() {
 				t.Errorf("%+v, %v", r, err)
 			}

@@ -241,7 +241,7 @@ func (h *Handler) scrap(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, fault.New(fault.RequestMalformed, "serial, order and reason are required")
 	}
 	ctx := context.WithoutCancel(r.Context())
-	if err := h.c.Line.Scrap(ctx, format.Scrap{ID: in.DeviceSerial, Order: in.Order, Serial: in.DeviceSerial, Reason: in.Reason}); err != nil {
+	if err := h.c.Line.Scrap(ctx, format.Scrap{ID: in.DeviceSerial, Order: in.Order, DeviceSerial: in.DeviceSerial, Reason: in.Reason}); err != nil {
 		return nil, err
 	}
 	return map[string]any{"serial": in.DeviceSerial, "queued": h.c.Queue.Has(in.DeviceSerial)}, nil

@@ -35,11 +35,11 @@ func open(t testing.TB, dir string, limit int) *queue.Queue {
 }
 
 func confirm(name string) queue.Item {
-	return queue.Item{Confirm: &station.Confirm{Order: "PO-1", Serial: name, Certificate: []byte("certificate"), Signature: []byte("signature")}}
+	return queue.Item{Confirm: &station.Confirm{Order: "PO-1", DeviceSerial: name, Certificate: []byte("certificate"), Signature: []byte("signature")}}
 }
 
 func scrap(name string) queue.Item {
-	return queue.Item{Scrap: &station.Scrap{Order: "PO-1", Serial: name, Reason: "fell down"}}
+	return queue.Item{Scrap: &station.Scrap{Order: "PO-1", DeviceSerial: name, Reason: "fell down"}}
 }
 
 func names(t testing.TB, q *queue.Queue) []string {

@@ -21,11 +21,11 @@ type Item struct {
 func (i *Item) DeviceSerial() string {
 	switch {
 	case i.Confirm != nil:
-		return i.Confirm.Serial
+		return i.Confirm.DeviceSerial
 	case i.Scrap != nil:
-		return i.Scrap.Serial
+		return i.Scrap.DeviceSerial
 	case i.Failed != nil:
-		return i.Failed.Serial
+		return i.Failed.DeviceSerial
 	}
 	return ""
 }

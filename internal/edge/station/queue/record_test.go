@@ -13,7 +13,7 @@ import (
 // again as the same.
 func FuzzRecord(f *testing.F) {
 	for _, p := range []payload{
-		{Number: 1, Item: Item{Scrap: &station.Scrap{Serial: "1"}}},
+		{Number: 1, Item: Item{Scrap: &station.Scrap{DeviceSerial: "1"}}},
 		{Done: []int64{1, 2}},
 	} {
 		b, err := appendRecord(nil, &p)

@@ -29,7 +29,7 @@ func (s *Server) unit(in *station.Unit) station.Result {
 		return refused(in.ID, err)
 	}
 	return station.Result{
-		ID: in.ID, Serial: in.Serial, OK: true, Replayed: replayed, Certificate: u.certificate,
+		ID: in.ID, DeviceSerial: in.DeviceSerial, OK: true, Replayed: replayed, Certificate: u.certificate,
 		Chain: [][]byte{s.Root.Raw}, ConfirmNonce: u.nonce, Wrapped: u.wrapped,
 	}
 }
@@ -44,14 +44,14 @@ func (s *Server) issue(in *station.Unit) (*unit, bool, error) {
 		return nil, false, fault.New(fault.StationNotAssigned)
 	case o.State != "open":
 		return nil, false, fault.New(fault.OrderState)
-	case in.Serial == "":
+	case in.DeviceSerial == "":
 		return nil, false, fault.New(fault.RequestMalformed)
 	}
 	spki, err := s.unitKey(o, in)
 	if err != nil {
 		return nil, false, err
 	}
-	old := s.units[in.Serial]
+	old := s.units[in.DeviceSerial]
 	if old != nil && !old.scrapped && spki != nil && bytes.Equal(old.spki, spki) {
 		return old, true, nil
 	}
@@ -75,17 +75,17 @@ func (s *Server) issue(in *station.Unit) (*unit, bool, error) {
 	}
 	u := &unit{order: o.Number, spki: spki, nonce: make([]byte, 32)}
 	if in.Chip != nil {
-		if by, ok := s.used[in.Chip.UID]; ok && (by != in.Serial || old != nil) {
+		if by, ok := s.used[in.Chip.UID]; ok && (by != in.DeviceSerial || old != nil) {
 			return nil, false, fault.New(fault.ChipUsed)
 		}
-		s.used[in.Chip.UID] = in.Serial
+		s.used[in.Chip.UID] = in.DeviceSerial
 		u.uid = in.Chip.UID
 	}
 	_, _ = rand.Read(u.nonce)
 	if err := s.certifyUnit(o, in, u); err != nil {
 		return nil, false, err
 	}
-	s.units[in.Serial] = u
+	s.units[in.DeviceSerial] = u
 	o.Issued++
 	o.Live++
 	return u, false, nil
@@ -126,9 +126,9 @@ func (s *Server) proved(o *station.Order, in *station.Unit, spki []byte) error {
 	if chip == nil {
 		return fault.New(fault.ChipUnknown)
 	}
-	digest := proof.Chip(in.Nonce, in.Order, in.Serial, spki)
+	digest := proof.Chip(in.Nonce, in.Order, in.DeviceSerial, spki)
 	if o.KeyModel != "on-device" {
-		digest = proof.Held(in.Nonce, in.Order, in.Serial, spki)
+		digest = proof.Held(in.Nonce, in.Order, in.DeviceSerial, spki)
 	}
 	if err := proof.Verify(chip, digest, in.Proof, fault.ChipProof); err != nil {
 		return err
@@ -138,7 +138,7 @@ func (s *Server) proved(o *station.Order, in *station.Unit, spki []byte) error {
 }
 
 func (s *Server) certifyUnit(o *station.Order, in *station.Unit, u *unit) error {
-	c := &x509.Certificate{Subject: pkix.Name{SerialNumber: in.Serial}, NotAfter: s.Now().Add(20 * 365 * 24 * time.Hour)}
+	c := &x509.Certificate{Subject: pkix.Name{SerialNumber: in.DeviceSerial}, NotAfter: s.Now().Add(20 * 365 * 24 * time.Hour)}
 	if o.KeyModel == "injected" {
 		key := s.newKey()
 		certificate := s.sign(c, s.Root, &key.PublicKey)
@@ -172,7 +172,7 @@ func (s *Server) Adopt(deviceSerial string, certificate []byte) {
 func (s *Server) confirm(in *station.Confirm) station.Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.units[in.Serial]
+	u := s.units[in.DeviceSerial]
 	switch {
 	case u == nil || u.order != in.Order:
 		return refused(in.ID, fault.New(fault.UnitUnknown))
@@ -181,7 +181,7 @@ func (s *Server) confirm(in *station.Confirm) station.Result {
 	case !bytes.Equal(u.certificate, in.Certificate):
 		return refused(in.ID, fault.New(fault.ReadBackWrong))
 	}
-	if err := proof.Verify(u.spki, proof.Confirm(u.nonce, in.Serial, in.Certificate), in.Signature, fault.ReadBackWrong); err != nil {
+	if err := proof.Verify(u.spki, proof.Confirm(u.nonce, in.DeviceSerial, in.Certificate), in.Signature, fault.ReadBackWrong); err != nil {
 		return refused(in.ID, err)
 	}
 	replayed := u.confirmed
@@ -190,14 +190,14 @@ func (s *Server) confirm(in *station.Confirm) station.Result {
 		u.confirmed, u.wrapped = true, nil
 		s.orders[in.Order].Confirmed++
 	}
-	s.ledger = append(s.ledger, "confirm "+in.Serial)
-	return station.Result{ID: in.ID, Serial: in.Serial, OK: true, Replayed: replayed}
+	s.ledger = append(s.ledger, "confirm "+in.DeviceSerial)
+	return station.Result{ID: in.ID, DeviceSerial: in.DeviceSerial, OK: true, Replayed: replayed}
 }
 
 func (s *Server) scrap(in *station.Scrap) station.Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.units[in.Serial]
+	u := s.units[in.DeviceSerial]
 	if u == nil || u.order != in.Order {
 		return refused(in.ID, fault.New(fault.UnitUnknown))
 	}
@@ -210,8 +210,8 @@ func (s *Server) scrap(in *station.Scrap) station.Result {
 			o.Confirmed--
 		}
 	}
-	s.ledger = append(s.ledger, "scrap "+in.Serial)
-	return station.Result{ID: in.ID, Serial: in.Serial, OK: true}
+	s.ledger = append(s.ledger, "scrap "+in.DeviceSerial)
+	return station.Result{ID: in.ID, DeviceSerial: in.DeviceSerial, OK: true}
 }
 
 func (s *Server) fail(in *station.Failed) station.Result {
