@@ -240,6 +240,7 @@ type crashNode struct {
 func newCrashNode(t *testing.T, folder string) *crashNode {
 	t.Helper()
 	n := &crashNode{t: t, folder: folder}
+	t.Cleanup(n.end)
 	for _, a := range []*string{&n.device, &n.console, &n.status} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -305,6 +306,15 @@ func (n *crashNode) kill() {
 	}
 	_ = n.cmd.Wait() // killed
 	_ = n.log.Close()
+}
+
+// end leaves nothing behind when the test has failed while the server ran. A
+// program that runs the server goes after it by itself.
+func (n *crashNode) end() {
+	if n.cmd == nil || n.cmd.Process == nil || n.cmd.ProcessState != nil {
+		return
+	}
+	n.kill()
 }
 
 // server is the server's own process, also when another program runs it.
