@@ -48,7 +48,7 @@ func (n *nonces) take(ctx context.Context) ([]byte, error) {
 		low := len(n.drawn) <= n.l.c.Ahead/2
 		if low && n.drawing == nil {
 			n.drawing = make(chan struct{})
-			go n.draw(context.WithoutCancel(ctx), n.drawing)
+			go n.draw(context.WithoutCancel(ctx), len(n.drawn) > 0, n.drawing)
 		}
 		if len(n.drawn) > 0 {
 			value := n.drawn[0].value
@@ -81,8 +81,8 @@ func (n *nonces) dropExpired() {
 	}
 }
 
-func (n *nonces) draw(ctx context.Context, done chan struct{}) {
-	got, err := n.l.c.Link.Nonces(ctx, &station.NoncesRequest{Order: n.order, Count: n.l.c.Ahead})
+func (n *nonces) draw(ctx context.Context, ahead bool, done chan struct{}) {
+	got, err := n.l.c.Link.Nonces(ctx, &station.NoncesRequest{Order: n.order, Count: n.l.c.Ahead, Ahead: ahead})
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err == nil && len(got.Nonces) == 0 {

@@ -38,7 +38,14 @@ func (o *orders) find(ctx context.Context, number string) (*station.Order, error
 		return nil, err
 	}
 	o.status, o.at = s, o.now()
-	return pick(s, number)
+	order, err := pick(s, number)
+	if err != nil && number != "" {
+		// The server lists what can be worked on; asked for more it says why not.
+		if _, refused := o.link.Nonces(ctx, &station.NoncesRequest{Order: number, Count: 1, Ahead: true}); refused != nil {
+			return nil, refused
+		}
+	}
+	return order, err
 }
 
 func pick(s *station.Status, number string) (*station.Order, error) {

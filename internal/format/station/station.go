@@ -83,6 +83,9 @@ type NoncesRequest struct {
 	Count int    `json:"count"`
 	// Offline asks for a signed block that lasts for a batch without a link.
 	Offline bool `json:"offline,omitempty"`
+	// Ahead says that no unit waits for them: an order that is full then is no
+	// attempt at a unit beyond it.
+	Ahead bool `json:"ahead,omitempty"`
 }
 
 // Nonces are single-use values for the units of one order at one station.

@@ -90,7 +90,7 @@ func (s *Service) DrawNonces(ctx context.Context, st StationRef, q station.Nonce
 	}
 	left := o.Quantity + o.Spares - o.Counts.Issued
 	if left <= 0 {
-		return station.Nonces{}, s.full(&o)
+		return station.Nonces{}, s.full(&o, q.Ahead)
 	}
 	now := moment(s.now())
 	b := NonceBlock{Order: o.ID, Station: st.ID, Count: int(min(int64(q.Count), left)), ExpiresAt: now.Add(onlineLife), Offline: q.Offline}
@@ -131,12 +131,15 @@ func (s *Service) nonces(ctx context.Context, st StationRef, o *Order, b *NonceB
 	return n, s.statements.SignNonces(ctx, &n)
 }
 
-// full is the refusal of a unit beyond the order, with its alarm.
-func (s *Service) full(o *Order) error {
-	s.Raise(Alarm{
-		Kind: AlarmOrderFull, Key: o.Number, Order: o.ID, Product: o.Product, Site: o.Site,
-		Message: fmt.Sprintf("order %s: a unit beyond its %d and %d spares was asked for", o.Number, o.Quantity, o.Spares),
-	})
+// full is the refusal of a unit beyond the order, with its alarm unless there was
+// no unit yet.
+func (s *Service) full(o *Order, ahead bool) error {
+	if !ahead {
+		s.Raise(Alarm{
+			Kind: AlarmOrderFull, Key: o.Number, Order: o.ID, Product: o.Product, Site: o.Site,
+			Message: fmt.Sprintf("order %s: a unit beyond its %d and %d spares was asked for", o.Number, o.Quantity, o.Spares),
+		})
+	}
 	if o.Counts.Live < o.Quantity {
 		return fault.New(fault.SparesUsed, o.Number)
 	}

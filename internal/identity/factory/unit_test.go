@@ -519,6 +519,11 @@ func TestFullOrderGivesNoNonces(t *testing.T) {
 		t.Errorf("%d nonces", len(n.Nonces))
 	}
 	w.issued(made{order: "PO-1", serial: "SN0001", replaces: first})
+	_, err = w.DrawNonces(t.Context(), st, station.NoncesRequest{Order: "PO-1", Count: 1, Ahead: true})
+	w.refused(err, fault.OrderFull)
+	if list := w.alarmed(factory.AlarmOrderFull); len(list) > 0 { // no unit was there for it
+		t.Errorf("an alarm: %+v", list)
+	}
 	_, err = w.DrawNonces(t.Context(), st, station.NoncesRequest{Order: "PO-1", Count: 1})
 	w.refused(err, fault.OrderFull)
 	w.wantAlarm(factory.AlarmOrderFull, 1)
