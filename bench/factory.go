@@ -14,9 +14,10 @@ import (
 // The line that is measured: as many stations and nests as a busy hall has, and
 // for a slow line ten stations.
 const (
-	lineStations = 4
+	lineStations = 8
 	lineNests    = 16
-	streamFlight = 64 // units on their way at each station, of a batch that is not waited for
+	streamFlight = 64 // units on their way at each of so many stations, of a batch that is not waited for
+	streamers    = 4
 	slowStations = 10
 )
 
@@ -95,7 +96,7 @@ func (f *factory) slowTime() time.Duration {
 // setUp does what people do before a shift: products, a site, stations, a reel
 // with its manifest, orders.
 func (f *factory) setUp(ctx context.Context) error {
-	chips := f.plan.passes*(f.inPass(expectedProof, lineStations)+f.inPass(aimCycle, lineStations)) + slowStations*int(f.slowTime().Seconds())
+	chips := f.plan.passes*(f.inPass(expectedProof, streamers)+f.inPass(aimCycle, lineStations)) + slowStations*int(f.slowTime().Seconds())
 	f.step("the factory: %d stations, a reel of %d chips", slowStations, chips)
 	var err error
 	if f.reel, err = newReel(f.folder); err != nil {
@@ -190,12 +191,12 @@ func (f *factory) estPass(ctx context.Context) error {
 }
 
 func (f *factory) plainPass(ctx context.Context) error {
-	o := lineOrder{Order: plainOrder, Stations: lineStations, Nests: streamFlight, Count: f.inPass(expectedPlain, lineStations), For: f.plan.cell}
+	o := lineOrder{Order: plainOrder, Stations: streamers, Nests: streamFlight, Count: f.inPass(expectedPlain, streamers), For: f.plan.cell}
 	return f.streamPass(ctx, "stream of requests", f.figures.factory.plain, o)
 }
 
 func (f *factory) proofPass(ctx context.Context) error {
-	o := lineOrder{Order: streamOrder, Stations: lineStations, Nests: streamFlight, Count: f.inPass(expectedProof, lineStations), For: f.plan.cell, Proof: true}
+	o := lineOrder{Order: streamOrder, Stations: streamers, Nests: streamFlight, Count: f.inPass(expectedProof, streamers), For: f.plan.cell, Proof: true}
 	return f.streamPass(ctx, "stream of requests, chip proofs", f.figures.factory.proof, o)
 }
 
@@ -234,7 +235,7 @@ func (f *factory) slow(ctx context.Context) error {
 	if err := f.measured(ctx, "ten slow stations", slow, o); err != nil {
 		return err
 	}
-	f.figures.factory.percent = median(slow.cpu) * median(slow.rate) / 10
+	f.figures.factory.percent = 100 * slowStations * median(slow.cpu) / 1000 // a unit a second each
 	return nil
 }
 
@@ -244,6 +245,9 @@ func (f *factory) measured(ctx context.Context, what string, s *series, o lineOr
 	before, err := f.spent(t)
 	if err != nil {
 		return err
+	}
+	if f.plan.profiles != "" {
+		o.Profile = filepath.Join(f.plan.profiles, "line-"+o.Do+"-"+o.Order+".cpu")
 	}
 	profiled := f.profile(ctx, t, o.Stations*o.Nests)
 	c, err := f.tell(o)

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -45,6 +47,7 @@ type lineOrder struct {
 	Count    int           // make, cycle: units of all stations
 	Proof    bool          // make: with the chip's proof
 	For      time.Duration // stream, pace
+	Profile  string        // file for a processor profile of the line meanwhile, or empty
 }
 
 // line is the process that plays the stations, and the devices in their nests.
@@ -73,7 +76,18 @@ func runLine(ctx context.Context, in io.Reader, out io.Writer) error {
 	return obeyAll(ctx, in, out, l.obey)
 }
 
-func (l *line) obey(ctx context.Context, o *lineOrder) (cell, error) {
+func (l *line) obey(ctx context.Context, o *lineOrder) (c cell, err error) {
+	if o.Profile != "" {
+		f, err := os.Create(o.Profile)
+		if err != nil {
+			return c, err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return c, err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	switch o.Do {
 	case "enroll":
 		return cell{}, l.enroll(ctx, o)
@@ -324,6 +338,10 @@ func (w *workplace) send(ctx context.Context, t *tally, m *made, before time.Tim
 	}
 }
 
+// nonceStock is how many nonces a station draws at a time at least, as many as
+// birthmark-station serve does.
+const nonceStock = 32
+
 // line returns the station at work on simulated devices, as birthmark-station
 // sets it up.
 func (w *workplace) line(o *lineOrder, first, count int) (*station.Line, error) {
@@ -331,7 +349,7 @@ func (w *workplace) line(o *lineOrder, first, count int) (*station.Line, error) 
 	if err != nil {
 		return nil, err
 	}
-	return station.New(station.Config{Link: w.link, Queue: w.queue, Adapter: adapter, Now: time.Now, Ahead: 2 * o.Nests})
+	return station.New(station.Config{Link: w.link, Queue: w.queue, Adapter: adapter, Now: time.Now, Ahead: max(nonceStock, 2*o.Nests)})
 }
 
 // cycle takes units from the nest to the confirmation, in all nests at once.
@@ -344,10 +362,9 @@ func (l *line) cycle(ctx context.Context, o *lineOrder) (cell, error) {
 
 // pace has each station do a unit a second.
 func (l *line) pace(ctx context.Context, o *lineOrder) (cell, error) {
-	each := int(o.For / time.Second)
-	return l.work(ctx, o, each, func(i int, at *station.Line, t *tally, begin time.Time) {
-		// Stations of a line do not begin at the same moment.
-		begin = begin.Add(time.Duration(i) * time.Second / time.Duration(o.Stations))
+	each, apart := int(o.For/time.Second), time.Second/time.Duration(max(1, o.Stations))
+	c, err := l.work(ctx, o, each, func(i int, at *station.Line, t *tally, begin time.Time) {
+		begin = begin.Add(time.Duration(i) * apart) // stations of a line do not begin at the same moment
 		for n := range each {
 			if !sleepUntil(ctx, begin.Add(time.Duration(n)*time.Second)) {
 				return
@@ -358,6 +375,8 @@ func (l *line) pace(ctx context.Context, o *lineOrder) (cell, error) {
 		}
 		sleepUntil(ctx, begin.Add(o.For))
 	})
+	c.Took -= time.Duration(o.Stations-1) * apart // each of them worked for so long
+	return c, err
 }
 
 func sleepUntil(ctx context.Context, at time.Time) bool {

@@ -10,7 +10,8 @@
 //
 // BENCH_KEEP=FOLDER keeps the seeded SQLite folder there for the next run,
 // BENCH_PROFILE=FOLDER profiles the servers under enrollment and stops there,
-// BENCH_POSTGRES=no leaves PostgreSQL out.
+// BENCH_POSTGRES=no leaves PostgreSQL out, BENCH_CHIPS=N imports a manifest of N
+// chips in the short form, too.
 package main
 
 import (
@@ -20,6 +21,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -39,7 +41,7 @@ type plan struct {
 	profiles string // folder for profiles of the servers; then only enrollment is measured
 }
 
-func newPlan() plan {
+func newPlan() (plan, error) {
 	p := plan{
 		stored: 1_000_000, spare: 500_000, clients: []int{1, 16, 64}, cell: 5 * time.Second, passes: 3,
 		revoked: 1_000_000, chips: 1_000_000, keep: os.Getenv("BENCH_KEEP"), profiles: os.Getenv("BENCH_PROFILE"),
@@ -51,7 +53,14 @@ func newPlan() plan {
 	if p.profiles != "" {
 		p.spare, p.cell, p.passes, p.clients = 100_000, 5*time.Second, 1, []int{1, 64}
 	}
-	return p
+	if text := os.Getenv("BENCH_CHIPS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 {
+			return p, fmt.Errorf("BENCH_CHIPS is a number of chips, not %q", text)
+		}
+		p.chips = n
+	}
+	return p, nil
 }
 
 // parts are the roles in which this program starts itself.
@@ -85,5 +94,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if _, err := processCPU(os.Getpid()); err != nil {
 		return fmt.Errorf("processor times are read from /proc, as Linux has it: %w", err)
 	}
-	return measure(ctx, newPlan(), out)
+	p, err := newPlan()
+	if err != nil {
+		return err
+	}
+	return measure(ctx, p, out)
 }

@@ -96,6 +96,7 @@ func measure(ctx context.Context, p plan, out io.Writer) (err error) {
 	if p.profiles != "" {
 		b.enrollTable().text(out)
 		b.factoryTable().text(out)
+		b.factoryAims().text(out)
 		return nil
 	}
 	b.print()
