@@ -116,19 +116,3 @@ var factoryEntries = []Entry{
 	{FixtureProtocol, Invalid, "the fixture or device answered what the protocol does not allow", "check firmware and cable"},
 	{StationClock, Invalid, "the station's clock is wrong", "set the station computer's clock"},
 }
-
-// Who says who may unblock a refusal that arose at the line, as its worker reads
-// it. For the server's refusals the server says so itself.
-func (c Code) Who() string {
-	switch c {
-	case StationLink, StationQueue, StationClock:
-		return "line lead, with whoever looks after network and station computer"
-	case FixtureFailed, ReadBackWrong, NonceUsed, NonceExpired, NonceInvalid, UnitState:
-		return "anyone at the line"
-	case FixtureProtocol, KeyModel, ChipProofMissing:
-		return "test engineer"
-	case OrderUnknown, OrderState, OrderFull, SparesUsed:
-		return "planner"
-	}
-	return "line lead"
-}

@@ -28,10 +28,3 @@ func (h *Handlers) Stream(w http.ResponseWriter, r *http.Request, do Work) error
 func Decode(in []byte, out any) error { return decode(in, out) }
 
 func AppendResult(dst []byte, r *station.Result) []byte { return appendResult(dst, r) }
-
-func WhoCodes() (codes []fault.Code) {
-	for code := range whoOfCode {
-		codes = append(codes, code)
-	}
-	return codes
-}

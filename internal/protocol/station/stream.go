@@ -237,5 +237,5 @@ func (h *Handlers) refuse(result *station.Result, err error) {
 	h.count(f.Code)
 	result.OK = false
 	result.Code, result.Kind, result.Message = f.Code.String(), f.Kind.String(), f.Message
-	result.Detail, result.Remedy, result.Who = f.Detail, f.Remedy, Who(f)
+	result.Detail, result.Remedy, result.Who = f.Detail, f.Remedy, f.Code.Who()
 }

@@ -417,20 +417,6 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// Every refusal names somebody who can help.
-func TestWho(t *testing.T) {
-	for _, e := range fault.All() {
-		if protocol.Who(fault.New(e.Code)) == "" {
-			t.Errorf("%s: nobody", e.Code)
-		}
-	}
-	for _, code := range protocol.WhoCodes() {
-		if fault.Lookup(code).Code != code {
-			t.Errorf("%s is not in the table of refusals", code)
-		}
-	}
-}
-
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

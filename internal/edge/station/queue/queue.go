@@ -6,8 +6,8 @@
 //
 // The file only grows until everything in it is done, then it is emptied. A
 // last record that was not completely written is dropped: nobody was told that
-// it is kept. Damage in the middle is not passed over: it is reported, and what
-// is readable can be salvaged.
+// it is kept. Damage in the middle is not passed over: the queue refuses and says
+// at which octet it is, and the file stays as it was.
 package queue
 
 import (
