@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"maps"
 
 	"github.com/birthmark/birthmark/internal/identity/device"
@@ -89,16 +90,46 @@ func (s *Store) LeaseRows(ctx context.Context, after int64, limit int) ([]ledger
 }
 
 // CRLRows returns the published list of each authority and shard, for
-// ledger.Verify.
+// ledger.Verify. The digest is of the parts as they are now, read one at a time.
 func (s *Store) CRLRows(ctx context.Context) ([]ledger.CRLRow, error) {
 	var list []ledger.CRLRow
-	err := each(s.read.query(ctx, "SELECT authority, shard, number, digest FROM crl ORDER BY authority, shard"))(func(r row) error {
-		var v ledger.CRLRow
-		if err := r.Scan(&v.Authority, &v.Shard, &v.Number, fixed(v.SHA256[:])); err != nil {
-			return err
+	err := s.engine.snapshot(ctx, func(q querier) error {
+		list = nil
+		var parts []int64
+		err := each(q.query(ctx, "SELECT authority, shard, number, parts FROM crl ORDER BY authority, shard"))(func(r row) error {
+			var v ledger.CRLRow
+			var n int64
+			if err := r.Scan(&v.Authority, &v.Shard, &v.Number, &n); err != nil {
+				return err
+			}
+			list, parts = append(list, v), append(parts, n)
+			return nil
+		})
+		for i := range list {
+			if err == nil {
+				err = hashParts(ctx, q, &list[i], parts[i])
+			}
 		}
-		list = append(list, v)
-		return nil
+		return err
 	})
 	return list, err
+}
+
+// hashParts hashes a list as it would be served; when a part is missing it has no
+// hash.
+func hashParts(ctx context.Context, q querier, v *ledger.CRLRow, parts int64) error {
+	h := sha256.New()
+	for part := range parts {
+		var data []byte
+		err := q.row(ctx, "SELECT data FROM crl_part WHERE authority = $1 AND shard = $2 AND number = $3 AND part = $4", v.Authority, v.Shard, v.Number, part).Scan(&data)
+		if noRows(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		h.Write(data)
+	}
+	v.SHA256 = [32]byte(h.Sum(nil))
+	return nil
 }

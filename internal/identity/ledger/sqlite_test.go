@@ -280,7 +280,8 @@ var guarded = map[string][]string{
 	"credential":     nil,
 	"revocation":     nil,
 	"serial_lease":   {"leased_at", "closed_at"},
-	"crl":            {"this_update", "next_update", "entries", "parts"},
+	"crl":            {"this_update", "next_update", "entries", "digest"}, // the parts are hashed anew
+	"crl_part":       {},
 	"ledger_head":    nil,
 	"ledger_batch":   nil,
 	"ledger_tile":    nil,
