@@ -43,6 +43,9 @@ func newReel(folder string) (*reel, error) {
 	return r, os.WriteFile(r.signer, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.cert}), 0o600)
 }
 
+// reelPart is how many chips are made before they are written.
+const reelPart = 1 << 13
+
 // write writes the manifest of chips from first on.
 func (r *reel) write(path string, first, count int) (err error) {
 	f, err := os.Create(path)
@@ -56,7 +59,7 @@ func (r *reel) write(path string, first, count int) (err error) {
 	if err != nil {
 		return err
 	}
-	entries := make([]manifest.Entry, 1<<13)
+	entries := make([]manifest.Entry, reelPart)
 	for done := 0; done < count; done += len(entries) {
 		entries = entries[:min(len(entries), count-done)]
 		err := onAllCores(len(entries), func(n int) error {
