@@ -58,7 +58,7 @@ func (l *Line) Provision(ctx context.Context, c Loop) (passed, failed int64) {
 func stops(code string) bool {
 	for _, c := range []fault.Code{
 		fault.OrderFull, fault.SparesUsed, fault.OrderState, fault.OrderFrozen, fault.StationState, fault.StationCertificate,
-		fault.StationNotAssigned, fault.KeyModel, fault.StationQueue,
+		fault.StationNotAssigned, fault.OrderUnknown, fault.KeyModel, fault.StationQueue,
 	} {
 		if code == c.String() {
 			return true

@@ -264,12 +264,21 @@ func (e *Enroller) chooseProfile(plane *authority.Snapshot, r *Request, d *decis
 	switch road.Profile.Kind {
 	case profile.KindIDevID:
 		d.slot, d.purpose = device.IDevIDSlot, ""
+		if product.KeyModel != device.KeyModelNone && !renewsIDevID(r, q) {
+			return fault.New(fault.ProfileNotAllowed, "the first identity of", product.Name, "is made at a station, under a production order")
+		}
 	case profile.KindLDevID:
 		d.slot = device.LDevIDSlot(d.purpose)
 	default:
 		return fault.New(fault.ProfileNotAllowed)
 	}
 	return nil
+}
+
+// renewsIDevID reports whether the requester shows the initial identity that the
+// new one follows: with it a unit was counted in its order.
+func renewsIDevID(r *Request, q *requester) bool {
+	return r.Operation == Reenroll || q.credential != nil && !q.foreign && q.credential.Slot() == device.IDevIDSlot
 }
 
 // idempotencyKey stands for "the same request again": the same requester's

@@ -104,7 +104,8 @@ func TestStationCodeAtOnce(t *testing.T) {
 
 func TestStationRefuses(t *testing.T) {
 	l := newLine(t, nil)
-	d := l.device("sensor", "SN-X")
+	l.world.product("field", "idevid")
+	d := l.device("field", "SN-X")
 	got, err := l.bySecret(d, newCSR(t, newKey(t), nil))
 	must(t, err)
 	ldevid := parsed(t, got)

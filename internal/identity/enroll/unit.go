@@ -211,7 +211,7 @@ func (a *attempt) checkFormer() error {
 		return fault.New(fault.UnitUnknown, "there is nothing to rework")
 	case a.device == nil:
 		return nil
-	case !a.device.State.MayEnroll() && !(a.unit.Rework != nil && a.device.State == device.InRepair):
+	case !a.mayBeMade():
 		return fault.New(fault.DeviceState, a.device.State.String())
 	case a.former == nil:
 		if a.device.Site != 0 && a.device.Site != a.order.Site {
@@ -224,6 +224,19 @@ func (a *attempt) checkFormer() error {
 		return fault.New(fault.UnitSerialTaken, a.unit.DeviceSerial)
 	}
 	return nil
+}
+
+// mayBeMade reports whether the device is still, or again, at the factory: what
+// left it is reworked when an operator has put it in repair, so that a line can
+// neither copy nor end devices that customers have.
+func (a *attempt) mayBeMade() bool {
+	switch a.device.State {
+	case device.Registered, device.Provisioned:
+		return true
+	case device.InRepair:
+		return a.unit.Rework != nil
+	}
+	return false
 }
 
 func living(u *factory.Unit) bool {
@@ -261,7 +274,7 @@ func (e *Enroller) alarm(ctx context.Context, a *attempt, err error) {
 	case fault.OrderFull, fault.SparesUsed:
 		x.Kind, x.Key = factory.AlarmOrderFull, a.order.Number
 		x.Message = who + " asked for a unit beyond order " + a.order.Number
-	case fault.StationNotAssigned:
+	case fault.StationNotAssigned, fault.OrderUnknown: // there is such an order, but at another site
 		x.Kind, x.Key = factory.AlarmStation, a.station.Name+"/"+a.order.Number
 		x.Message = who + " acted outside its orders: " + a.order.Number
 		x.Order, x.Product = 0, 0

@@ -154,7 +154,7 @@ func TestUnitRefuses(t *testing.T) {
 		want fault.Code
 	}{
 		"order that is not there":            {with(func(u *station.Unit) { u.Order = "PO-0" }), fault.OrderUnknown},
-		"order of another site":              {on(foreign, "SN-1", good), fault.StationNotAssigned},
+		"order of another site":              {on(foreign, "SN-1", good), fault.OrderUnknown},
 		"order of other stations":            {on(unassigned, "SN-1", good), fault.StationNotAssigned},
 		"planned order":                      {on(planned, "SN-1", good), fault.OrderState},
 		"closed order":                       {on(closed, "SN-1", good), fault.OrderState},
@@ -337,7 +337,8 @@ func TestUnitOfAHardwareProfileNeedsProof(t *testing.T) {
 		t.Error("the profile wants the chip's UID in the certificate")
 	}
 	// Nor does anybody get such a certificate on the other road.
-	_, err = l.bySecret(l.device("sensor", "SN-9"), newCSR(t, newKey(t), nil))
+	l.world.product("field", "hard")
+	_, err = l.bySecret(l.device("field", "SN-9"), newCSR(t, newKey(t), nil))
 	refused(t, err, fault.ChipProofMissing)
 }
 

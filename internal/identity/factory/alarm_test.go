@@ -55,7 +55,7 @@ func TestAlarmsOfOthersSitesAreNotSeen(t *testing.T) {
 	w := newWorld(t)
 	w.opened(terms())
 	_, err := w.DrawNonces(t.Context(), w.station("p1"), stationNonces("PO-1"))
-	w.refused(err, fault.StationNotAssigned)
+	w.refused(err, fault.OrderUnknown)
 	id := w.alarmed(factory.AlarmStation)[0].ID
 	sites, err := w.Sites(t.Context(), w.planner)
 	w.ok(err)

@@ -119,7 +119,12 @@ func (h *history) scrapAny() {
 			u = other
 		}
 	}
-	h.want("scrap", h.Scrap(h.t.Context(), h.station("b1"), &station.Scrap{Order: "PO-1", DeviceSerial: u.serial, Reason: "broken"}))
+	err := h.Scrap(h.t.Context(), h.station("b1"), &station.Scrap{Order: "PO-1", DeviceSerial: u.serial, Reason: "broken"})
+	if s := h.states[u]; h.sent[u.serial] && (s == factory.UnitIssued || s == factory.UnitConfirmed) {
+		h.want("scrap of what was shipped", err, fault.UnitState)
+		return
+	}
+	h.want("scrap", err)
 	if s := h.states[u]; s == factory.UnitIssued || s == factory.UnitConfirmed {
 		h.states[u] = factory.UnitScrapped
 	}

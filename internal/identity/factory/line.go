@@ -59,9 +59,9 @@ func (s *Service) lineOrder(ctx context.Context, st StationRef, number string) (
 		}
 		caller, o, err = s.mayWork(ctx, p, st, number)
 	}
-	if fault.Has(err, fault.StationNotAssigned) {
+	if o != nil && (fault.Has(err, fault.StationNotAssigned) || fault.Has(err, fault.OrderUnknown)) {
 		s.Raise(Alarm{
-			Kind: AlarmStation, Key: caller.Name + "/" + o.Number, Order: o.ID, Station: caller.ID, Site: caller.Site, Product: o.Product,
+			Kind: AlarmStation, Key: caller.Name + "/" + o.Number, Station: caller.ID, Site: caller.Site,
 			Message: fmt.Sprintf("station %s asked for order %s, to which it is not assigned", caller.Name, o.Number),
 		})
 	}
@@ -151,6 +151,7 @@ func (s *Service) newestUnit(ctx context.Context, scope access.Scope, order int6
 
 // Scrap ends a unit; its certificates are revoked in the same transaction. A
 // station may scrap whatever the state of the order: a broken unit is broken.
+// What left the factory is scrapped by an operator, or in repair.
 func (s *Service) Scrap(ctx context.Context, st StationRef, x *station.Scrap) error {
 	if err := needReason(x.Reason); err != nil {
 		return err
@@ -162,6 +163,13 @@ func (s *Service) Scrap(ctx context.Context, st StationRef, x *station.Scrap) er
 	u, err := s.newestUnit(ctx, access.Everything(), o.ID, x.DeviceSerial)
 	if err != nil {
 		return err
+	}
+	d, err := s.register.Device(ctx, access.Everything(), u.Device)
+	if err != nil {
+		return err
+	}
+	if living(&u) && (d.State == device.Shipped || d.State == device.Active) {
+		return fault.New(fault.UnitState, x.DeviceSerial, "is", d.State.String())
 	}
 	return s.end(ctx, st.Actor(), &u, Ending{State: UnitScrapped, Reason: x.Reason, Station: st.ID})
 }
@@ -181,13 +189,15 @@ func (s *Service) ScrapUnit(ctx context.Context, by access.Caller, number, devic
 	return s.store.Unit(ctx, by.Scope, u.ID)
 }
 
+func living(u *Unit) bool { return u.State == UnitIssued || u.State == UnitConfirmed }
+
 // reasonCessation is the CRL reason cessationOfOperation (RFC 5280, section
 // 5.3.1): the device is no more, its key is not known to be lost.
 const reasonCessation = 5
 
 // end ends a unit that lives, and looks at the order's spares.
 func (s *Service) end(ctx context.Context, actor string, u *Unit, e Ending) error {
-	if u.State != UnitIssued && u.State != UnitConfirmed {
+	if !living(u) {
 		return nil
 	}
 	d, err := s.register.Device(ctx, access.Everything(), u.Device)

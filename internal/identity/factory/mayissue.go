@@ -33,12 +33,15 @@ func MayIssue(p *Plane, a *Attempt) error {
 	return chipFits(a)
 }
 
-// MayWork says why a station may not do anything for an order.
+// MayWork says why a station may not do anything for an order. An order of
+// another site is refused like one that is not there.
 func MayWork(st *Station, o *Order) error {
 	switch {
 	case st.State != StationActive:
 		return fault.New(fault.StationState, st.State.String())
-	case st.Site != o.Site || !slices.Contains(o.Stations, st.ID):
+	case st.Site != o.Site: // what other sites make is none of its business
+		return fault.New(fault.OrderUnknown)
+	case !slices.Contains(o.Stations, st.ID):
 		return fault.New(fault.StationNotAssigned, o.Number)
 	}
 	return nil

@@ -35,7 +35,7 @@ func TestEachConditionRefusesWithItsOwnCode(t *testing.T) {
 		"all is well":                    {func(*factory.Attempt) {}, 0},
 		"suspended station":              {func(a *factory.Attempt) { a.Station.State = factory.StationSuspended }, fault.StationState},
 		"retired station":                {func(a *factory.Attempt) { a.Station.State = factory.StationRetired }, fault.StationState},
-		"another site's station":         {func(a *factory.Attempt) { a.Station.Site = 2 }, fault.StationNotAssigned},
+		"another site's station":         {func(a *factory.Attempt) { a.Station.Site = 2 }, fault.OrderUnknown},
 		"a station that is not assigned": {func(a *factory.Attempt) { a.Station.ID = 8 }, fault.StationNotAssigned},
 		"planned order":                  {func(a *factory.Attempt) { a.Order.State = factory.OrderPlanned }, fault.OrderState},
 		"closed order":                   {func(a *factory.Attempt) { a.Order.State = factory.OrderClosed }, fault.OrderState},

@@ -84,9 +84,10 @@ func TestSuspendedStationGetsNothingDone(t *testing.T) {
 func TestStationActsOnlyWithinItsOrders(t *testing.T) {
 	w := newWorld(t)
 	w.opened(terms())
-	for _, name := range []string{"b2", "p1"} {
+	// p1 is at another site and does not learn that there is such an order.
+	for name, want := range map[string]fault.Code{"b2": fault.StationNotAssigned, "p1": fault.OrderUnknown} {
 		_, err := w.DrawNonces(t.Context(), w.station(name), station.NoncesRequest{Order: "PO-1", Count: 1})
-		w.refused(err, fault.StationNotAssigned)
+		w.refused(err, want)
 	}
 	_, err := w.DrawNonces(t.Context(), w.station("b1"), station.NoncesRequest{Order: "PO-9", Count: 1})
 	w.refused(err, fault.OrderUnknown)
