@@ -67,13 +67,14 @@ func (o *shownOrder) terms() [][2]string {
 	if o.TaktSeconds > 0 {
 		takt = fmt.Sprintf("%s a unit, %.0f an hour", time.Duration(o.TaktSeconds*float64(time.Second)), 3600/o.TaktSeconds)
 	}
-	times := "created " + day(o.CreatedAt)
+	var times strings.Builder
+	times.WriteString("created " + day(o.CreatedAt))
 	for _, t := range []struct {
 		what string
 		at   *time.Time
 	}{{"opened", o.OpenedAt}, {"closed", o.ClosedAt}} {
 		if t.at != nil {
-			times += ", " + t.what + " " + day(*t.at)
+			times.WriteString(", " + t.what + " " + day(*t.at))
 		}
 	}
 	return [][2]string{
@@ -82,7 +83,7 @@ func (o *shownOrder) terms() [][2]string {
 		{"chip types", strings.Join(o.ChipTypes, ", ")},
 		{"serials", serials},
 		{"takt", takt},
-		{"times", times},
+		{"times", times.String()},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 
@@ -18,9 +19,7 @@ func (a *api) octets(ctx context.Context, method, path string, header http.Heade
 	if err != nil {
 		return nil, err
 	}
-	for name, values := range header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, header)
 	return a.perform(req)
 }
 

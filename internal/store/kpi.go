@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
@@ -73,7 +74,8 @@ func (s *Store) Tallies(ctx context.Context, scope access.Scope, q factory.Tally
 	if to == 0 {
 		to = math.MaxInt64
 	}
-	text := `SELECT order_id, station, day, measure, bucket, site, product, total FROM kpi WHERE day >= $1 AND day <= $2` + lineScope(scope, "")
+	var text strings.Builder
+	text.WriteString(`SELECT order_id, station, day, measure, bucket, site, product, total FROM kpi WHERE day >= $1 AND day <= $2` + lineScope(scope, ""))
 	args := []any{q.FromDay, to}
 	for _, limit := range []struct {
 		column string
@@ -81,11 +83,11 @@ func (s *Store) Tallies(ctx context.Context, scope access.Scope, q factory.Tally
 	}{{"order_id", q.Order}, {"station", q.Station}, {"site", q.Site}, {"product", q.Product}} {
 		if limit.id != 0 {
 			args = append(args, limit.id)
-			text += fmt.Sprintf(" AND %s = $%d", limit.column, len(args))
+			text.WriteString(fmt.Sprintf(" AND %s = $%d", limit.column, len(args)))
 		}
 	}
 	var all []factory.Tally
-	err := each(s.read.query(ctx, text, args...))(func(r row) error {
+	err := each(s.read.query(ctx, text.String(), args...))(func(r row) error {
 		if len(all) == maxTallies {
 			return fault.New(fault.ParameterInvalid, "more than", maxTallies, "counters: ask for fewer days")
 		}

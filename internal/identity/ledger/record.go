@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // RecordRow is a row of the control plane: an authority, a profile version, a
@@ -76,15 +77,15 @@ func (r *register) record(at int64, kind Kind, body Raw) error {
 	if err := d.Decode(&fields); err != nil {
 		return broken("its body is no object")
 	}
-	key := ""
+	var key strings.Builder
 	for _, name := range s.key {
 		part, _ := fields[name].(string)
 		if part == "" {
 			return broken("it does not say which %s it is about", s.noun)
 		}
-		key += part + " "
+		key.WriteString(part + " ")
 	}
-	k := recordKey{s.noun, key[:len(key)-1]}
+	k := recordKey{s.noun, key.String()[:len(key.String())-1]}
 	state := r.records[k]
 	if state == nil {
 		r.nouns[s.noun]++

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -150,9 +151,7 @@ func (g *Guard) Post(ctx context.Context, to string, header http.Header, body io
 	if err != nil {
 		return err
 	}
-	for name, values := range header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, header)
 	resp, err := g.client.Do(r)
 	if err != nil {
 		return plain(err)

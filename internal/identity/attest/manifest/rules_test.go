@@ -77,12 +77,12 @@ func TestVendorProofNeedsCertificatesThatAreValid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := ""
+		var text strings.Builder
 		for _, f := range summary.Findings {
-			text += f.String() + "\n"
+			text.WriteString(f.String() + "\n")
 		}
-		if chips[2].Keys[0].VendorProof != test.proof || !strings.Contains(text, test.words) || test.proof != (text == "") {
-			t.Errorf("proof %v, findings %s", chips[2].Keys[0].VendorProof, text)
+		if chips[2].Keys[0].VendorProof != test.proof || !strings.Contains(text.String(), test.words) || test.proof != (text.String() == "") {
+			t.Errorf("proof %v, findings %s", chips[2].Keys[0].VendorProof, text.String())
 		}
 	}
 }
