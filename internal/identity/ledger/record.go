@@ -77,15 +77,13 @@ func (r *register) record(at int64, kind Kind, body Raw) error {
 	if err := d.Decode(&fields); err != nil {
 		return broken("its body is no object")
 	}
-	var key strings.Builder
-	for _, name := range s.key {
-		part, _ := fields[name].(string)
-		if part == "" {
+	parts := make([]string, len(s.key))
+	for i, name := range s.key {
+		if parts[i], _ = fields[name].(string); parts[i] == "" {
 			return broken("it does not say which %s it is about", s.noun)
 		}
-		key.WriteString(part + " ")
 	}
-	k := recordKey{s.noun, key.String()[:len(key.String())-1]}
+	k := recordKey{s.noun, strings.Join(parts, " ")}
 	state := r.records[k]
 	if state == nil {
 		r.nouns[s.noun]++
