@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -35,6 +36,11 @@ type Settings struct {
 	DeviceListen  string `yaml:"device_listen" help:"Address for devices and stations (TLS)." default:"127.0.0.1:8443" env:"BIRTHMARK_DEVICE_LISTEN"`
 	ConsoleListen string `yaml:"console_listen" help:"Address for people and programs (HTTP on loopback, TLS elsewhere)." default:"127.0.0.1:9080" env:"BIRTHMARK_CONSOLE_LISTEN"`
 	StatusListen  string `yaml:"status_listen" help:"Address for OCSP, CRLs, authorities, ledger tiles and health (HTTP)." default:"127.0.0.1:8080" env:"BIRTHMARK_STATUS_LISTEN"`
+	// Addresses or networks (10.0.0.7, 10.1.0.0/24) of load balancers in front of
+	// the device and status listeners that speak version 2 of the PROXY protocol.
+	// Each connection from there must begin with its header, and counts as its
+	// client's in logs and limits; nobody else's word is taken.
+	ProxyFrom []string `yaml:"proxy_from" help:"Addresses of load balancers that speak PROXY protocol v2 to the device and status listeners." placeholder:"CIDR,..." env:"BIRTHMARK_PROXY_FROM"`
 	// Names and addresses that the device and console listeners' certificates
 	// carry, besides localhost.
 	Hosts []string `yaml:"hosts" help:"DNS names and addresses of this server for its own certificates." env:"BIRTHMARK_HOSTS"`
@@ -69,6 +75,22 @@ func (s *Settings) databaseDSN() string {
 		return s.Database
 	}
 	return "sqlite:" + filepath.Join(s.Data, "birthmark.db")
+}
+
+// proxies are the networks of ProxyFrom.
+func (s *Settings) proxies() ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, text := range s.ProxyFrom {
+		p, err := netip.ParsePrefix(text)
+		if ip, notPrefix := netip.ParseAddr(text); notPrefix == nil && ip.Zone() == "" {
+			p, err = netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen()), nil
+		}
+		if err != nil || p.Bits() == 0 || p.Addr().Is4In6() {
+			return nil, fault.New(fault.ConfigInvalid, "proxy_from:", text, "is no address and no network of some")
+		}
+		all = append(all, p.Masked())
+	}
+	return all, nil
 }
 
 // settingsFile reads the YAML file for kong: each key becomes the flag of the

@@ -29,6 +29,19 @@ func TestSettingsFile(t *testing.T) {
 	}
 }
 
+func TestProxyFrom(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.7": "10.0.0.7/32", "10.1.0.9/24": "10.1.0.0/24", "2001:db8::1": "2001:db8::1/128", "::ffff:10.0.0.7": "10.0.0.7/32",
+		"0.0.0.0/0": "", "::/0": "", "lb.example": "", "10.0.0.7:80": "", "10.0.0.0/33": "", "fe80::1%eth0": "", "": "", "::ffff:10.0.0.0/120": "",
+	} {
+		s := Settings{ProxyFrom: []string{text}}
+		got, err := s.proxies()
+		if want == "" && err == nil || want != "" && (err != nil || len(got) != 1 || got[0].String() != want) {
+			t.Errorf("%q: %v, %v; want %q", text, got, err, want)
+		}
+	}
+}
+
 func FuzzSettings(f *testing.F) {
 	f.Add([]byte("data: d\nhosts: [a]\n"))
 	f.Add([]byte("data: !x y\n"))

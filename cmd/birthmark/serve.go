@@ -227,10 +227,18 @@ func (s *service) listen() (at addresses, err error) {
 		}
 	}()
 	set := &s.node.settings
-	if at.device, err = s.open("tcp", set.DeviceListen, server.Config{Name: "device", Routes: s.deviceRoutes(), TLS: server.DeviceTLS(&s.device), Limits: server.DefaultLimits()}); err != nil {
+	proxies, err := set.proxies()
+	if err != nil {
 		return at, err
 	}
-	if at.status, err = s.open("tcp", set.StatusListen, server.Config{Name: "status", Routes: s.statusRoutes(), Limits: server.DefaultLimits()}); err != nil {
+	if at.device, err = s.open("tcp", set.DeviceListen, server.Config{
+		Name: "device", Routes: s.deviceRoutes(), TLS: server.DeviceTLS(&s.device), ProxyFrom: proxies, Limits: server.DefaultLimits(),
+	}); err != nil {
+		return at, err
+	}
+	if at.status, err = s.open("tcp", set.StatusListen, server.Config{
+		Name: "status", Routes: s.statusRoutes(), ProxyFrom: proxies, Limits: server.DefaultLimits(),
+	}); err != nil {
 		return at, err
 	}
 	var consoleTLS *tls.Config

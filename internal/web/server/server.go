@@ -15,6 +15,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -76,10 +77,13 @@ type Config struct {
 	TLS *tls.Config
 	// ConnContext, if set, adds to the context of a connection.
 	ConnContext func(ctx context.Context, c net.Conn) context.Context
-	Limits      Limits
-	Logger      *slog.Logger
-	Metrics     *Metrics
-	Now         func() time.Time
+	// ProxyFrom are addresses of proxies whose connections begin with a header of
+	// the PROXY protocol, version 2: RemoteAddr is then what they say.
+	ProxyFrom []netip.Prefix
+	Limits    Limits
+	Logger    *slog.Logger
+	Metrics   *Metrics
+	Now       func() time.Time
 }
 
 // Limits are what one listener gives to strangers.
@@ -228,6 +232,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.serve(w, 
 
 // Serve accepts connections until Shutdown. It returns nil after Shutdown.
 func (s *Server) Serve(l net.Listener) error {
+	if len(s.cfg.ProxyFrom) > 0 {
+		l = listenBehindProxies(l, s.cfg.ProxyFrom, s.cfg.Limits.Connections, s.cfg.Logger.With("listener", s.cfg.Name))
+	}
 	if n := s.cfg.Limits.Connections; n > 0 {
 		l = limitListener(l, n, s.cfg.Limits.PerAddress)
 	}
