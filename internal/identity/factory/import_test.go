@@ -22,6 +22,7 @@ import (
 	"github.com/birthmark/birthmark/internal/format/manifest"
 	"github.com/birthmark/birthmark/internal/format/station"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 )
 
@@ -396,5 +397,48 @@ func TestWithdrawnChipStaysWithdrawn(t *testing.T) {
 	w.ok(err)
 	if c, err = w.Chip(t.Context(), w.planner, "", "01"); err != nil || c.State != factory.ChipWithdrawn {
 		t.Errorf("after its order was closed: %+v, %v", c, err)
+	}
+}
+
+// A chip's certificate is its maker's word if it leads to an authority that
+// somebody imported, and never for what its manifest says.
+func TestImportedAuthoritiesAreTheChipMakersRoots(t *testing.T) {
+	w := newWorld(t)
+	m := w.maker()
+	now := w.clock.now()
+	caKey, key := newKey(t), newKey(t)
+	issuer := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Chips CA"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(10_000 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	ca, err := x509.CreateCertificate(rand.Reader, issuer, issuer, caKey.Public(), caKey)
+	w.ok(err)
+	leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "a0"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(9_000 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature,
+	}, issuer, key.Public(), caKey)
+	w.ok(err)
+	proven := func(uid string, key crypto.Signer, chain ...[]byte) bool {
+		t.Helper()
+		_, err := w.importing(w.planner, m.file(now, manifest.Entry{UID: uid, Keys: []manifest.Key{{Slot: "0", SPKI: spkiOf(t, key), Chain: chain}}}))
+		w.ok(err)
+		c, err := w.store.Chip(t.Context(), w.store.ChipID("chipco", uid))
+		w.ok(err)
+		return c.Keys[0].VendorProof
+	}
+	if proven("a0", key, leaf, ca) {
+		t.Error("the manifest vouches for its own certificates")
+	}
+	_, err = w.authorities.Import(t.Context(), "system", authority.Existing{Name: "chips", Certificate: ca})
+	w.ok(err)
+	w.refresh()
+	other := newKey(t)
+	leaf, err = x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "a1"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(9_000 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature,
+	}, issuer, other.Public(), caKey)
+	w.ok(err)
+	if !proven("a1", other, leaf) {
+		t.Error("a certificate of an imported authority is no vendor proof")
 	}
 }

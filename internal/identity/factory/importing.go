@@ -34,7 +34,6 @@ type ImportRequest struct {
 	Type    string // chip type, in the same way
 	Spool   string // folder for temporary files, on a disk with room for the file; empty: the system's
 	Body    io.Reader
-	Roots   [][]byte // chip makers' CA certificates, DER: chains that end in one are vendor proof
 }
 
 // ImportProgress says how far an import is.
@@ -227,8 +226,12 @@ func (im *importing) run(ctx context.Context, file io.Reader) (Imported, error) 
 	if err != nil {
 		return Imported{}, err
 	}
+	roots, err := s.makersRoots(ctx)
+	if err != nil {
+		return Imported{}, err
+	}
 	summary, err := manifest.Import(ctx, file, manifest.Options{
-		Format: manifest.Format(r.Format), Signers: signers, VendorRoots: r.Roots, Vendor: r.Vendor, ChipType: r.Type,
+		Format: manifest.Format(r.Format), Signers: signers, VendorRoots: roots, Vendor: r.Vendor, ChipType: r.Type,
 		Limits: manifest.Limits{Bytes: maxManifest}, Now: s.now, TempDir: r.Spool,
 	}, func(chips []manifest.Chip) error { return im.take(ctx, chips) }, func(read, _ int64) {
 		im.progress(ImportProgress{Octets: read, Total: im.total, Chips: im.staged})
@@ -246,6 +249,22 @@ func (im *importing) run(ctx context.Context, file io.Reader) (Imported, error) 
 	}
 	im.progress(ImportProgress{Octets: im.total, Total: im.total, Chips: im.staged})
 	return Imported{Manifest: im.manifest, Findings: im.manifest.Findings}, nil
+}
+
+// makersRoots returns the chip makers' authorities that were imported: chains that
+// end in one are vendor proof. Whoever imports a manifest cannot name others.
+func (s *Service) makersRoots(ctx context.Context) ([][]byte, error) {
+	snap, err := s.authorities.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var roots [][]byte
+	for _, m := range snap.Trusted() {
+		if m.KeyURI == "" && m.Parent == 0 {
+			roots = append(roots, m.Certificate)
+		}
+	}
+	return roots, nil
 }
 
 // maxFindings is how many remarks are kept of a manifest.
