@@ -47,14 +47,23 @@ func (s *Store) ChipID(vendor, uid string) int64 {
 	return rowNumber(h.Sum(nil))
 }
 
-// Chip returns a chip of a published manifest, or fault.ChipUnknown.
-func (s *Store) Chip(ctx context.Context, id int64) (factory.Chip, error) {
-	return s.chip(ctx, selectChip, id)
+// Chip returns a chip of a published manifest, or fault.ChipUnknown. It may show
+// what is not durable yet: a unit that is decided on it is stored behind it.
+func (s *Store) Chip(ctx context.Context, id int64) (c factory.Chip, err error) {
+	err = s.engine.look(ctx, func(q querier) error {
+		c, err = readChip(ctx, q, selectChip, id)
+		return err
+	})
+	return c, err
 }
 
 func (s *Store) chip(ctx context.Context, text string, id int64) (factory.Chip, error) {
+	return readChip(ctx, s.read, text, id)
+}
+
+func readChip(ctx context.Context, q querier, text string, id int64) (factory.Chip, error) {
 	var c factory.Chip
-	err := scanChip(s.read.row(ctx, text, id), &c)
+	err := scanChip(q.row(ctx, text, id), &c)
 	if noRows(err) {
 		return factory.Chip{}, fault.New(fault.ChipUnknown)
 	}
@@ -72,10 +81,18 @@ func (s *Store) ChipByKey(ctx context.Context, spkiDigest [32]byte) (factory.Chi
 }
 
 // FindChips returns the visible chips with this UID, of any vendor that ever was
-// in a manifest.
-func (s *Store) FindChips(ctx context.Context, uid string) ([]factory.Chip, error) {
+// in a manifest. Like Chip it may show what is not durable yet.
+func (s *Store) FindChips(ctx context.Context, uid string) (found []factory.Chip, err error) {
+	err = s.engine.look(ctx, func(q querier) error {
+		found, err = s.findChips(ctx, q, uid)
+		return err
+	})
+	return found, err
+}
+
+func (s *Store) findChips(ctx context.Context, q querier, uid string) ([]factory.Chip, error) {
 	var vendors []string
-	err := each(s.read.query(ctx, "SELECT name FROM chip_vendor"))(func(r row) error {
+	err := each(q.query(ctx, "SELECT name FROM chip_vendor"))(func(r row) error {
 		var name string
 		err := r.Scan(&name)
 		vendors = append(vendors, name)
@@ -87,7 +104,7 @@ func (s *Store) FindChips(ctx context.Context, uid string) ([]factory.Chip, erro
 	slices.Sort(vendors)
 	var found []factory.Chip
 	for _, vendor := range vendors {
-		c, err := s.Chip(ctx, s.ChipID(vendor, strings.ToLower(uid)))
+		c, err := readChip(ctx, q, selectChip, s.ChipID(vendor, strings.ToLower(uid)))
 		if fault.Has(err, fault.ChipUnknown) {
 			continue
 		}

@@ -44,8 +44,12 @@ func (s *Store) CredentialBySerial(ctx context.Context, scope access.Scope, cert
 
 // CredentialBySPKI returns the newest credential of a public key.
 func (s *Store) CredentialBySPKI(ctx context.Context, scope access.Scope, spkiDigest [32]byte) (device.Credential, error) {
+	return s.credentialBySPKI(ctx, s.read, scope, spkiDigest)
+}
+
+func (s *Store) credentialBySPKI(ctx context.Context, q querier, scope access.Scope, spkiDigest [32]byte) (device.Credential, error) {
 	var c device.Credential
-	err := scanCredential(s.read.row(ctx, "SELECT "+credentialColumns+
+	err := scanCredential(q.row(ctx, "SELECT "+credentialColumns+
 		" FROM credential WHERE id = (SELECT credential FROM spki_key WHERE id = $1)"+scopeSQL(scope, ""), s.spkiRow(&spkiDigest)), &c)
 	if noRows(err) || err == nil && c.SPKIDigest != spkiDigest {
 		return device.Credential{}, fault.New(fault.CredentialUnknown)

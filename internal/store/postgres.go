@@ -325,6 +325,9 @@ func (s pgScripter) script(ctx context.Context, text string) error {
 	return pgFault(err)
 }
 
+// look needs no transaction: nothing is dropped between two statements.
+func (e *pgEngine) look(_ context.Context, fn func(q querier) error) error { return fn(e.s.read) }
+
 // overlaps: one group is decided while the other syncs.
 func (e *pgEngine) devices(ctx context.Context, ids []int64) (map[device.ID]device.Device, error) {
 	found := make(map[device.ID]device.Device, len(ids))

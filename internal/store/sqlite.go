@@ -205,8 +205,7 @@ func (e *liteEngine) snapshot(ctx context.Context, fn func(q querier) error) err
 	return e.look(ctx, fn)
 }
 
-// look is a snapshot that may show what is committed and not durable yet: for
-// decisions that a later commit makes good.
+// look is a snapshot that does not wait for a sync of the log.
 func (e *liteEngine) look(ctx context.Context, fn func(q querier) error) error {
 	c, err := e.pool.get(ctx)
 	if err != nil {

@@ -70,6 +70,9 @@ type engine interface {
 	// script runs statements without parameters in one transaction, under a
 	// lock that keeps other nodes from migrating.
 	migrate(ctx context.Context, fn func(q scripter) error) error
+	// look runs fn on what is committed, which may not be durable yet: for
+	// decisions that a later commit makes good.
+	look(ctx context.Context, fn func(q querier) error) error
 	// devices reads those of the devices that exist, at one moment.
 	devices(ctx context.Context, ids []int64) (map[device.ID]device.Device, error)
 	// commitGroup executes STORE for a group in one transaction.

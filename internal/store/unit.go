@@ -45,6 +45,18 @@ func (s *Store) Unit(ctx context.Context, scope access.Scope, id device.Credenti
 	return readUnit(ctx, s.read, scope, " AND u.id = $1", int64(id))
 }
 
+// Returned returns the unit and the credential of a key.
+func (s *Store) Returned(ctx context.Context, spkiDigest [32]byte) (u factory.Unit, c device.Credential, err error) {
+	err = s.engine.look(ctx, func(q querier) error {
+		if c, err = s.credentialBySPKI(ctx, q, access.Everything(), spkiDigest); err != nil {
+			return err
+		}
+		u, err = readUnit(ctx, q, access.Everything(), " AND u.id = $1", int64(c.ID))
+		return err
+	})
+	return u, c, err
+}
+
 func readUnit(ctx context.Context, q querier, scope access.Scope, which string, args ...any) (factory.Unit, error) {
 	u, err := scanUnit(q.row(ctx, selectUnits(scope)+which, args...))
 	if noRows(err) {

@@ -41,7 +41,8 @@ func (s *Service) Confirm(ctx context.Context, st StationRef, c *station.Confirm
 		return err
 	}
 	if u.State == UnitConfirmed {
-		return nil
+		_, err := s.store.Unit(ctx, access.Everything(), u.ID) // what another says now has to last
+		return err
 	}
 	return s.confirm(ctx, st, u, c)
 }
@@ -53,21 +54,16 @@ func (s *Service) returned(ctx context.Context, o *Order, c *station.Confirm) (*
 	if err != nil {
 		return nil, nil, nil, s.wrong(ctx, o, c)
 	}
-	credential, err := s.register.CredentialBySPKI(ctx, access.Everything(), sha256.Sum256(cert.RawSubjectPublicKeyInfo))
-	if fault.Has(err, fault.CredentialUnknown) {
+	u, credential, err := s.store.Returned(ctx, sha256.Sum256(cert.RawSubjectPublicKeyInfo))
+	switch {
+	case fault.Has(err, fault.CredentialUnknown) || fault.Has(err, fault.UnitUnknown):
 		return nil, nil, nil, s.wrong(ctx, o, c)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, nil, nil, err
-	}
-	if credential.Device != s.register.DeviceID(c.DeviceSerial) || !sameOctets(credential.DER, c.Certificate) {
+	case u.Order != o.ID || u.DeviceSerial != c.DeviceSerial || !sameOctets(credential.DER, c.Certificate):
 		return nil, nil, nil, s.wrong(ctx, o, c)
 	}
-	u, err := s.store.Unit(ctx, access.Everything(), credential.ID)
-	if fault.Has(err, fault.UnitUnknown) || err == nil && (u.Order != o.ID || u.DeviceSerial != c.DeviceSerial) {
-		return nil, nil, nil, s.wrong(ctx, o, c)
-	}
-	return &u, &credential, cert.RawSubjectPublicKeyInfo, err
+	return &u, &credential, cert.RawSubjectPublicKeyInfo, nil
 }
 
 // wrong says why nothing can be confirmed: there is no such unit, or the device

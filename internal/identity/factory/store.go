@@ -96,6 +96,11 @@ type Store interface {
 	// UnitByReference returns the unit with the station's own reference.
 	UnitByReference(ctx context.Context, order int64, reference string) (Unit, error)
 	Units(ctx context.Context, s access.Scope, q UnitQuery) (page []Unit, next string, err error)
+	// Returned returns the unit and the credential of a key, by the SHA-256 of its
+	// SubjectPublicKeyInfo, or fault.CredentialUnknown or fault.UnitUnknown. They
+	// are as they are committed, which may not be durable yet: a confirmation is
+	// stored behind them, and who answers without one asks Unit, which waits.
+	Returned(ctx context.Context, spkiDigest [32]byte) (Unit, device.Credential, error)
 	// ConfirmUnit marks a unit as read back, by the group commit: credential,
 	// device (provisioned), unit, order and counters; the wrapped key is erased.
 	// A registered device becomes provisioned, which raises its version; a device

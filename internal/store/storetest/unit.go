@@ -376,6 +376,12 @@ func testConfirmUnit(t *testing.T, open Open) {
 	if err := x.s.ConfirmUnit(t.Context(), k); err == nil {
 		t.Error("confirmed without an entry")
 	}
+	u, known, err := x.s.Returned(t.Context(), c.SPKIDigest)
+	x.ok(err)
+	x.same(x.unitOf(c.ID), u)
+	x.same(x.credential(c.ID), known)
+	_, _, err = x.s.Returned(t.Context(), [32]byte{1})
+	x.refused(err, fault.CredentialUnknown)
 	version := x.load(c.Device).Version
 	x.ok(x.adds(1, func(...ledger.Entry) error { return x.s.ConfirmUnit(t.Context(), k, x.confirmed(k)) }))
 	x.ok(x.adds(0, func(...ledger.Entry) error { return x.s.ConfirmUnit(t.Context(), k, x.confirmed(k)) }))
@@ -388,7 +394,7 @@ func testConfirmUnit(t *testing.T, open Open) {
 	if d := x.load(c.Device); d.State != device.Provisioned || d.Version != version+1 {
 		t.Errorf("device %+v", d)
 	}
-	_, err := x.s.WrappedKey(t.Context(), c.ID)
+	_, err = x.s.WrappedKey(t.Context(), c.ID)
 	x.refused(err, fault.WrappedKeyGone)
 	x.same(factory.Counts{Issued: 1, Live: 1, Confirmed: 1}, x.tallied(x.order))
 	x.same(map[factory.Measure]int64{
