@@ -20,6 +20,7 @@ type orderCmd struct {
 	List   orderListCmd   `cmd:"" help:"List production orders."`
 	Show   orderShowCmd   `cmd:"" help:"Show an order's account: where every identity went."`
 	Units  orderUnitsCmd  `cmd:"" help:"List an order's units, or those behind a difference."`
+	Scrap  orderScrapCmd  `cmd:"" help:"Scrap a unit; its certificates are revoked."`
 	Amend  orderAmendCmd  `cmd:"" help:"Change quantity, spares or chip types; needs a second operator."`
 	Assign orderAssignCmd `cmd:"" help:"Say which stations may work on an order."`
 	Open   orderOpenCmd   `cmd:"" help:"Open a planned order; a closed one needs a second operator."`
@@ -136,6 +137,22 @@ func (c *orderUnitsCmd) Run(ctx context.Context, io *streams) error {
 			state += ", spare"
 		}
 		return []string{u.Serial, state, u.Station, day(u.IssuedAt), moment(u.ConfirmedAt), moment(u.ShippedAt), moment(u.EndedAt), u.Reason}
+	})
+}
+
+type orderScrapCmd struct {
+	remote `embed:""`
+	Number string `arg:"" help:"Number of the order."`
+	Serial string `arg:"" help:"Device serial of the unit."`
+	Reason string `help:"Reason." required:""`
+}
+
+// Run scraps the newest unit of a device in an order.
+func (c *orderScrapCmd) Run(ctx context.Context, io *streams) error {
+	path := orderPath(c.Number) + "/units/" + url.PathEscape(c.Serial) + "/scrap"
+	return call(ctx, &c.remote, io, http.MethodPost, path, rest.Reason{Reason: c.Reason}, func(u *rest.Unit) error {
+		fmt.Fprintf(io.out, "%s is %s: %s.\n", u.Serial, u.State, u.Reason)
+		return nil
 	})
 }
 

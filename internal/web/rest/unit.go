@@ -32,6 +32,7 @@ func (a *API) units() {
 	read := access.FactoryRead
 	add(a, op{method: http.MethodGet, path: "/orders/{number}/units", action: read, summary: "List the units of an order, or those behind a column of its account"}, a.listUnits)
 	add(a, op{method: http.MethodGet, path: "/orders/{number}/units/{serial}", action: read, summary: "Show the newest unit of a device in an order"}, a.showUnit)
+	add(a, op{method: http.MethodPost, path: "/orders/{number}/units/{serial}/scrap", action: access.OrderManage, summary: "Scrap a device's newest unit in an order: its certificates are revoked and it never lives again"}, a.scrapUnit)
 	add(a, op{method: http.MethodPost, path: "/shipments", action: access.OrderManage, summary: "Note devices as shipped"}, a.ship)
 	add(a, op{method: http.MethodPost, path: "/devices/{device}/components", action: access.DeviceManage, summary: "Link components to the system that they are built into"}, a.buildInto)
 	add(a, op{method: http.MethodPost, path: "/certificates/check", action: access.CertificateRead, summary: "Look up a certificate that was seen somewhere; one of ours that no record names raises an alarm"}, a.checkCertificate)
@@ -85,12 +86,27 @@ func (a *API) unitRows(ctx context.Context, c *access.Caller, number, stateName 
 	return a.cfg.Factory.Units(ctx, *c, factory.UnitQuery{Page: page, Order: o.ID, State: state})
 }
 
-func (a *API) showUnit(ctx context.Context, c *access.Caller, in *struct {
+// UnitPath names a device's newest unit in an order.
+type UnitPath struct {
 	OrderPath
 	Serial string `path:"serial" maxLength:"64" doc:"Device serial"`
+}
+
+func (a *API) showUnit(ctx context.Context, c *access.Caller, in *UnitPath) (*one[Unit], error) {
+	u, err := a.cfg.Factory.Unit(ctx, *c, in.Number, in.Serial)
+	return a.answerUnit(ctx, &u, err)
+}
+
+func (a *API) scrapUnit(ctx context.Context, c *access.Caller, in *struct {
+	UnitPath
+	Body Reason
 },
 ) (*one[Unit], error) {
-	u, err := a.cfg.Factory.Unit(ctx, *c, in.Number, in.Serial)
+	u, err := a.cfg.Factory.ScrapUnit(ctx, *c, in.Number, in.Serial, in.Body.Reason)
+	return a.answerUnit(ctx, &u, err)
+}
+
+func (a *API) answerUnit(ctx context.Context, u *factory.Unit, err error) (*one[Unit], error) {
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +114,7 @@ func (a *API) showUnit(ctx context.Context, c *access.Caller, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	return &one[Unit]{showUnit(names, &u)}, nil
+	return &one[Unit]{showUnit(names, u)}, nil
 }
 
 // Shipment says what was shipped.
