@@ -13,6 +13,10 @@ packages=(
     strace                          # power cuts: syncs that do nothing
     e2fsprogs                       # power cuts: a file system of their own
     mount
+    gcc                             # the device's side of the serial line
+    libc6-dev
+    zbar-tools                      # reads the labels' codes
+    librsvg2-bin                    # draws them
     openssl
     curl
     jq
@@ -22,7 +26,7 @@ packages=(
 )
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-    for program in postgres pki ocsptool openssl curl jq; do
+    for program in postgres pki ocsptool cc zbarimg rsvg-convert openssl curl jq; do
         command -v "$program" >/dev/null || echo "setup: missing: $program (install it with this system's package manager)"
     done
     exit 0

@@ -62,12 +62,11 @@ func (w *work) claim(deviceSerial string) error {
 
 // run tries the unit until it is through or fails for good.
 func (w *work) run(ctx context.Context) error {
-	var err error
-	if w.order, err = w.l.orders.find(ctx, w.job.Order); err != nil {
+	patience := newPatience(w.l.c.Now, w.l.c.Patience)
+	if err := w.findOrder(ctx, patience); err != nil {
 		return err
 	}
-	w.job.Order = w.order.Number
-	patience := newPatience(w.l.c.Now, w.l.c.Patience)
+	var err error
 	stale := 0
 	for {
 		w.attempts++
@@ -85,6 +84,18 @@ func (w *work) run(ctx context.Context) error {
 			w.attempts--
 			w.l.nonceStore(w.job.Order).forget()
 		case !again(f.Code) || w.attempts >= w.l.c.Attempts:
+			return err
+		}
+	}
+}
+
+func (w *work) findOrder(ctx context.Context, patience *patience) (err error) {
+	for {
+		if w.order, err = w.l.orders.find(ctx, w.job.Order); err == nil {
+			w.job.Order = w.order.Number
+			return nil
+		}
+		if fault.Of(err).Kind != fault.Unavailable || !patience.wait(ctx) {
 			return err
 		}
 	}
