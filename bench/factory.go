@@ -223,9 +223,6 @@ func (f *factory) cyclePass(ctx context.Context) error {
 // slow has ten stations do a unit a second each, which should leave the server
 // idle.
 func (f *factory) slow(ctx context.Context) error {
-	if f.plan.profiles != "" {
-		return nil
-	}
 	if err := f.sqlite.settle(ctx); err != nil {
 		return err
 	}

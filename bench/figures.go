@@ -174,9 +174,7 @@ func (b *bench) factoryAims() *table {
 	add("units that did not pass, or were lost", float64(f.failed), 0, true, "%.0f")
 	add("stream without chip proof, to EST", ratio(f.plain.rate, f.est.rate), aimPlain, false, "%.2f")
 	add("stream with chip proofs, to EST", ratio(f.proof.rate, f.est.rate), aimProof, false, "%.2f")
-	if f.percent > 0 {
-		add("server under ten slow stations, % of a core", f.percent, aimSlow, true, "%.1f")
-	}
+	add("server under ten slow stations, % of a core", f.percent, aimSlow, true, "%.1f")
 	if im := f.imported; im != nil {
 		add(fmt.Sprintf("import of %d chips, s", im.Chips), im.Seconds, aimImport, true, "%.0f")
 		add("server's peak meanwhile, MB", megabytes(im.Peak), aimImportPeak, true, "%.0f")
