@@ -15,6 +15,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -60,6 +61,9 @@ type Handlers struct {
 	factory  Factory
 	log      *slog.Logger
 	count    func(fault.Code)
+
+	mu      sync.Mutex
+	streams map[int64]int // by station; guarded by mu
 }
 
 // New returns the handlers.
@@ -79,6 +83,8 @@ const (
 	maxBody = 64 << 10
 	// maxStream is the most that one stream carries: a full shift's units.
 	maxStream = 8 << 30
+	// maxStreams is how many streams a station may have at once.
+	maxStreams = 64
 	// idle is how long a stream may say nothing. Then it is closed in order, and
 	// the station opens another when it has something to say.
 	idle = 5 * time.Minute
@@ -280,7 +286,34 @@ func (h *Handlers) items(w http.ResponseWriter, r *http.Request, do func(context
 	if err := contentType(r, station.LinesType); err != nil {
 		return err
 	}
+	id := s.Ref().ID
+	if !h.enter(id) {
+		return fault.New(fault.TooManyRequests)
+	}
+	defer h.leave(id)
 	return h.stream(w, r, func(ctx context.Context, in []byte, out *station.Result) error { return do(ctx, s, in, out) })
+}
+
+// enter counts a stream of a station in, unless it has too many.
+func (h *Handlers) enter(id int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.streams[id] >= maxStreams {
+		return false
+	}
+	if h.streams == nil {
+		h.streams = make(map[int64]int)
+	}
+	h.streams[id]++
+	return true
+}
+
+func (h *Handlers) leave(id int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.streams[id]--; h.streams[id] == 0 {
+		delete(h.streams, id)
+	}
 }
 
 // object reads a request that is one JSON object.

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/station"
 )
@@ -23,6 +25,13 @@ const (
 	inFlight = 64
 	// sendTime is how long a station may take to accept what is ready for it.
 	sendTime = 30 * time.Second
+	// budget is how many octets of a stream may be on their way at once; a line
+	// costs lineCost times its length, since its answer may repeat it. Whoever
+	// sends long lines and takes no answers fills no memory with them.
+	budget   = 1 << 20
+	lineCost = 4
+	// keptBuffer is the longest buffer that is kept for another line.
+	keptBuffer = 8 << 10
 	// sendBuffer is how much is gathered before it is sent although more is ready.
 	sendBuffer = 64 << 10
 )
@@ -44,18 +53,19 @@ func (h *Handlers) stream(w http.ResponseWriter, r *http.Request, do work) error
 	w.Header()["Cache-Control"] = []string{"no-store"}
 	ready := make(chan *line, inFlight)
 	sent := make(chan error, 1)
+	room := semaphore.NewWeighted(budget)
 	go func() {
-		err := send(w, ready)
+		err := send(w, ready, room)
 		if err != nil {
 			cancel() // nobody hears the answers: begin nothing more
 			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 		}
 		for l := range ready {
-			lines.Put(l)
+			l.done(room)
 		}
 		sent <- err
 	}()
-	err := h.readLines(ctx, r.Body, ready, do)
+	err := h.readLines(ctx, r.Body, ready, room, do)
 	close(ready)
 	if sendErr := <-sent; sendErr != nil || err != nil {
 		h.log.DebugContext(ctx, "a stream of a station was cut", "read", err, "send", sendErr)
@@ -67,7 +77,7 @@ func (h *Handlers) stream(w http.ResponseWriter, r *http.Request, do work) error
 // readLines has each line worked on and waits until all of it is done. It
 // returns nil when the stream ended at a line's end, or nothing came for so long
 // that the stream is closed.
-func (h *Handlers) readLines(ctx context.Context, body io.Reader, ready chan<- *line, do work) error {
+func (h *Handlers) readLines(ctx context.Context, body io.Reader, ready chan<- *line, room *semaphore.Weighted, do work) error {
 	in := bufio.NewReaderSize(body, station.MaxLine+1)
 	crew := &crew{jobs: make(chan *line), do: func(l *line) {
 		h.answer(ctx, l, do)
@@ -92,8 +102,12 @@ func (h *Handlers) readLines(ctx context.Context, body io.Reader, ready chan<- *
 		case len(text) == 1:
 			continue // an empty line keeps the connection awake
 		}
+		cost := int64(len(text)) * lineCost
+		if err := room.Acquire(ctx, cost); err != nil {
+			return err
+		}
 		l := lines.Get().(*line)
-		l.in = append(l.in[:0], text...)
+		l.in, l.cost = append(l.in[:0], text...), cost
 		crew.take(l)
 	}
 	return ctx.Err()
@@ -153,7 +167,19 @@ func ended(err error) error {
 }
 
 // line is an item on its way: as it came and as it goes.
-type line struct{ in, out []byte }
+type line struct {
+	in, out []byte
+	cost    int64 // of the stream's budget
+}
+
+// done gives back what the line took.
+func (l *line) done(room *semaphore.Weighted) {
+	room.Release(l.cost)
+	l.cost = 0
+	if cap(l.in) <= keptBuffer && cap(l.out) <= keptBuffer {
+		lines.Put(l)
+	}
+}
 
 var lines = sync.Pool{New: func() any { return new(line) }}
 
@@ -191,7 +217,7 @@ func (h *Handlers) outcome(do func(*station.Result) error) (result station.Resul
 
 // send writes what is ready. It flushes when nothing more is, so that a lone
 // answer leaves at once and a crowd leaves in few pieces.
-func send(w http.ResponseWriter, ready <-chan *line) error {
+func send(w http.ResponseWriter, ready <-chan *line, room *semaphore.Weighted) error {
 	control := http.NewResponseController(w)
 	var out []byte
 	flush := func() error {
@@ -211,7 +237,7 @@ func send(w http.ResponseWriter, ready <-chan *line) error {
 	}
 	for l := range ready {
 		out = append(out, l.out...)
-		lines.Put(l)
+		l.done(room)
 		if len(ready) > 0 && len(out) < sendBuffer {
 			continue
 		}
