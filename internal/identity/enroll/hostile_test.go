@@ -1,6 +1,7 @@
 package enroll_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -121,4 +122,27 @@ func TestUnitRefusesKeysOfOthers(t *testing.T) {
 	l.code(st.ID, "code of line-9")
 	_, err = l.enroller.EnrollStation(t.Context(), "code of line-9", newCSR(t, made, nil))
 	refused(t, err, fault.KeyInUse)
+}
+
+// What a station says is shown to people: in lists, on terminals, in CSV files.
+func TestStationsWordsAreFitToRead(t *testing.T) {
+	l := newLine(t, nil)
+	l.made(l.unit("SN-1", newKey(t), l.newChip("a0", nil), l.nonce()))
+	for name, edit := range map[string]func(u *station.Unit){
+		"no reason":              func(u *station.Unit) { u.Rework = &station.Rework{} },
+		"an essay":               func(u *station.Unit) { u.Rework = &station.Rework{Reason: strings.Repeat("a", 501)} },
+		"a reason of the screen": func(u *station.Unit) { u.Rework = &station.Rework{Reason: "\x1b[2J"} },
+		"an 8-bit escape":        func(u *station.Unit) { u.Rework = &station.Rework{Reason: "\u009b2J"} },
+		"text that runs back":    func(u *station.Unit) { u.Rework = &station.Rework{Reason: "a\u202eb"} },
+		"a long reference":       func(u *station.Unit) { u.Reference = strings.Repeat("R", 256) },
+		"lines in a reference":   func(u *station.Unit) { u.Reference = "a\nb" },
+		"octets in a reference":  func(u *station.Unit) { u.Reference = "\xff" },
+	} {
+		u := l.unit("SN-1", newKey(t), l.newChip("chip of "+name, nil), l.nonce())
+		edit(u)
+		_, err := l.ask(u)
+		if !fault.Has(err, fault.ParameterInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -138,6 +138,9 @@ func (e *Enroller) ground(ctx context.Context, a *attempt) error {
 	if err := device.CheckSerial(a.unit.DeviceSerial); err != nil {
 		return err
 	}
+	if err := factory.CheckUnit(a.unit); err != nil {
+		return err
+	}
 	return e.findDevice(ctx, a)
 }
 

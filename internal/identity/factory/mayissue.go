@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/format/station"
 	"github.com/birthmark/birthmark/internal/identity/device"
 )
 
@@ -31,6 +32,20 @@ func MayIssue(p *Plane, a *Attempt) error {
 		return err
 	}
 	return chipFits(a)
+}
+
+// maxReference is how long a station's own name of a unit may be.
+const maxReference = 255
+
+// CheckUnit refuses words of a station that people could not read in a list.
+func CheckUnit(u *station.Unit) error {
+	if !printable(u.Reference, maxReference) {
+		return fault.New(fault.ParameterInvalid, "the reference is too long or has control characters")
+	}
+	if u.Rework == nil {
+		return nil
+	}
+	return needReason(u.Rework.Reason)
 }
 
 // MayWork says why a station may not do anything for an order. An order of

@@ -27,7 +27,7 @@ func checkName(what, name string) error {
 }
 
 func checkReason(reason string) error {
-	if len(reason) > maxReason || strings.ContainsFunc(reason, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\uFFFD' }) {
+	if !printable(reason, maxReason) {
 		return fault.New(fault.ParameterInvalid, "the reason is too long or has control characters")
 	}
 	return nil
