@@ -18,7 +18,7 @@ type provisionCmd struct {
 	First  string   `help:"Device serial of the first unit, whose last digits count up; nothing: the devices say theirs." placeholder:"SERIAL"`
 	Serial []string `help:"Device serials to work on; may be repeated."`
 	Rework string   `help:"The units had an identity before: why they get another one." placeholder:"REASON"`
-	Ahead  int      `help:"How many nonces are drawn at a time; 0: two for each nest."`
+	Ahead  int      `help:"How many nonces are drawn at a time; 0: two for each nest, at least 32."`
 }
 
 // Run provisions units until it has enough.
@@ -29,7 +29,7 @@ func (c *provisionCmd) Run(ctx context.Context, io *streams) error {
 	}
 	defer o.close()
 	if c.Ahead == 0 {
-		c.Ahead = 2 * max(1, c.Nests)
+		c.Ahead = max(32, 2*c.Nests)
 	}
 	l, adapter, err := c.line(o, c.Ahead)
 	if err != nil {
