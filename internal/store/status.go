@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -145,6 +146,30 @@ func moveCredential(ctx context.Context, t *tx, c *device.Credential, next devic
 func unlist(ctx context.Context, t *tx, id device.CredentialID) error {
 	_, err := t.exec(ctx, "DELETE FROM revocation WHERE credential = $1", int64(id))
 	return err
+}
+
+// revocationsAtOnce is how many rows one transaction prunes.
+const revocationsAtOnce = 200
+
+// PruneRevocations takes credentials off the list of a shard if they ended
+// before a time. Index: the primary key.
+func (s *Store) PruneRevocations(ctx context.Context, authority int64, shard int, before time.Time, ids []device.CredentialID) error {
+	for part := range slices.Chunk(ids, revocationsAtOnce) {
+		err := s.write(ctx, func(t *tx) error {
+			for _, id := range part {
+				_, err := t.exec(ctx, "DELETE FROM revocation WHERE authority = $1 AND shard = $2 AND credential = $3 AND not_after < $4",
+					authority, shard, int64(id), before)
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // EndedOverlaps returns credentials whose overlap is over, at most limit. Index

@@ -212,10 +212,11 @@ func (s *Service) publishIfDue(ctx context.Context, k *keeper, m *authority.Memb
 		return true, nil
 	}
 	_, err = s.publish(ctx, "system", k.lease, m.Issuer, shards{key, m.CRLShards}, s.crlLife, last.ThisUpdate)
-	if err == nil {
-		k.signed[key] = now
+	if err != nil {
+		return false, err
 	}
-	return false, err
+	k.signed[key] = now
+	return false, s.prune(ctx, key, at, last.ThisUpdate)
 }
 
 // differs reports whether a list has changed since the published one. A node

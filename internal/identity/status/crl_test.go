@@ -274,6 +274,45 @@ func TestExpiredEntryStaysForOneMoreList(t *testing.T) {
 	}
 }
 
+// What no list will have again leaves the list's rows, too; the certificate
+// stays revoked.
+func TestExpiredRevocationIsPruned(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	c := w.issue(t)
+	w.revoke(t, c, "superseded")
+	noError(t, w.Step(ctx))
+	rows := func() int {
+		list, err := w.store.Revocations(ctx, c.Authority, 0, 0, 10)
+		noError(t, err)
+		return len(list)
+	}
+	w.clock.add(c.NotAfter.Sub(w.clock.now()) + time.Minute)
+	for range 4 { // two days
+		noError(t, w.Step(ctx))
+		if rows() != 1 {
+			t.Fatalf("the row went %s after the certificate's end", w.clock.now().Sub(c.NotAfter))
+		}
+		w.clock.add(12 * time.Hour)
+	}
+	noError(t, w.Step(ctx))
+	noError(t, w.Step(ctx))
+	if n := rows(); n != 0 {
+		t.Fatalf("%d rows are left", n)
+	}
+	got, err := w.store.Credential(ctx, access.Everything(), c.ID)
+	noError(t, err)
+	if got.State != device.Revoked {
+		t.Errorf("the certificate is %v", got.State)
+	}
+	w.restart(t) // a list made of the record alone is as empty
+	w.clock.add(13 * time.Hour)
+	noError(t, w.Step(ctx))
+	if n := len(w.list(t, "issuing").RevokedCertificateEntries); n != 0 {
+		t.Errorf("%d entries", n)
+	}
+}
+
 func TestOnlyTheLeaseHolderSigns(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()

@@ -35,7 +35,23 @@ type list struct {
 	newest  time.Time     // newest revocation that was ever in it
 	early   []func(*list) // events that came while it was loading
 	loading bool
+	ended   []endedRow // rows that were read and are needed no longer
 }
+
+// endedRow is a row whose certificate expired more than keepEnded ago.
+type endedRow struct {
+	id       device.CredentialID
+	notAfter time.Time
+}
+
+const (
+	// keepEnded is how long rows stay after their certificates expired. The
+	// ledger's verification misses none after a day.
+	keepEnded = 48 * time.Hour
+	// maxEnded bounds what one list remembers of them; the rest comes with the
+	// next one.
+	maxEnded = 10_000
+)
 
 // chunkEntries is how many entries a chunk holds at most: rebuilding one costs
 // some 150 KB of copying.
@@ -233,6 +249,7 @@ func (s *Service) load(ctx context.Context, key shardKey) (*list, error) {
 // read fills a list that only the caller has.
 func (s *Service) read(ctx context.Context, key shardKey, at *list) error {
 	var after device.CredentialID
+	needed := s.now().Add(-keepEnded)
 	for {
 		page, err := s.store.Revocations(ctx, key.authority, key.shard, after, loadPage)
 		if err != nil {
@@ -240,6 +257,9 @@ func (s *Service) read(ctx context.Context, key shardKey, at *list) error {
 		}
 		for i := range page {
 			at.put(&page[i])
+			if page[i].NotAfter.Before(needed) && len(at.ended) < maxEnded {
+				at.ended = append(at.ended, endedRow{page[i].Credential, page[i].NotAfter})
+			}
 		}
 		if len(page) < loadPage {
 			break
@@ -253,6 +273,26 @@ func (s *Service) read(ctx context.Context, key shardKey, at *list) error {
 	}
 	at.early, at.loading = nil, false
 	return nil
+}
+
+// prune removes from the record what no list will have again: it had expired
+// when the list before the published one was made, which had it still
+// (RFC 5280, section 3.3).
+func (s *Service) prune(ctx context.Context, key shardKey, at *list, lastThisUpdate time.Time) error {
+	at.mu.Lock()
+	ended := at.ended
+	at.ended = nil
+	at.mu.Unlock()
+	var ids []device.CredentialID
+	for _, row := range ended {
+		if row.notAfter.Before(lastThisUpdate) {
+			ids = append(ids, row.id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return s.store.PruneRevocations(ctx, key.authority, key.shard, lastThisUpdate, ids)
 }
 
 // forgetList drops a list, so that the next CRL is made of what is on record.

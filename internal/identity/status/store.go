@@ -14,7 +14,7 @@ import (
 )
 
 // Revocation is a row of the list from which CRLs are made: a certificate that
-// is revoked or on hold and has not expired.
+// is revoked or on hold and has not expired, or did so a short while ago.
 type Revocation struct {
 	Credential device.CredentialID
 	CertSerial []byte
@@ -53,6 +53,9 @@ type Store interface {
 	// Revocations returns rows of one authority and shard in order of
 	// credential id, at most limit, from the one after the cursor (0: start).
 	Revocations(ctx context.Context, authority int64, shard int, after device.CredentialID, limit int) ([]Revocation, error)
+	// PruneRevocations removes the rows of these credentials whose certificates
+	// expired before a time, in short transactions. The ledger knows them still.
+	PruneRevocations(ctx context.Context, authority int64, shard int, before time.Time, ids []device.CredentialID) error
 	// ReserveCRLNumber returns a number above all that were reserved before for
 	// this authority and shard, and the newest thisUpdate that was published.
 	ReserveCRLNumber(ctx context.Context, authority int64, shard int) (number int64, notBefore time.Time, err error)

@@ -38,6 +38,8 @@ func Control(t *testing.T, open Open) {
 		{"the control plane is read at once", testControlPlane},
 		{"profile versions are numbered", testProfiles},
 		{"revoked is for good", testRevoke},
+		{"revocations are pruned after their certificates' end", testPruneRevocations},
+		{"the ledger agrees with what was pruned", testPrunedIsVerified},
 		{"a hold is released to what was before", testHold},
 		{"nothing is stored after revoke has returned", testRevokeMakesStale},
 		{"revocations are paged in order", testRevocations},

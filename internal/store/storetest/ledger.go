@@ -165,6 +165,7 @@ var silent = map[string]string{
 	"SeedUnits":        "the same",
 	"StageChips":       "what is staged is seen by nobody; the manifest's flip is in the ledger, with its digest",
 	"PruneNonceBlocks": "nonces that are too old to be used; drawing and using them is in the ledger",
+	"PruneRevocations": "rows of certificates that expired; that they were revoked is in the ledger",
 	"MoveCursor":       "a delivery; its leaf would be delivered too, for ever",
 	"Restore":          "brings its ledger along; tested by itself",
 	"Backup":           "its entry is made by the caller from the result; tested by itself",

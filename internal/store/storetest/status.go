@@ -3,6 +3,7 @@ package storetest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -55,6 +56,50 @@ func testRevoke(t *testing.T, open Open) {
 	ghost := c
 	ghost.ID += 100
 	f.refused(f.s.Revoke(t.Context(), access.Everything(), revocation(f, ghost, 1), f.entry("")), fault.CredentialUnknown)
+}
+
+func testPruneRevocations(t *testing.T, open Open) {
+	f := newFixture(t, open(t))
+	f.add(f.device("SN-1"))
+	var rows []status.Revocation
+	for i := range 4 {
+		c := f.issue(f.s.DeviceID("SN-1"), "ldevid", fmt.Sprint("purpose-", i))
+		rows = append(rows, revocation(f, c, 1))
+		rows[i].Shard = 0
+		f.ok(f.s.Revoke(t.Context(), access.Everything(), rows[i], f.entry("")))
+	}
+	prune := func(shard int, before time.Time, rows ...status.Revocation) {
+		var ids []device.CredentialID
+		for _, r := range rows {
+			ids = append(ids, r.Credential)
+		}
+		f.ok(f.s.PruneRevocations(t.Context(), 1, shard, before, ids))
+	}
+	ended := rows[0].NotAfter.Add(time.Second)
+	prune(0, rows[0].NotAfter, rows...) // not before its end
+	prune(1, ended, rows...)            // another list's
+	prune(0, ended)
+	f.same(rows, f.revoked(1, 0))
+	prune(0, ended, rows[0], rows[2], rows[0])
+	f.same([]status.Revocation{rows[1], rows[3]}, f.revoked(1, 0))
+	if c := f.credential(rows[0].Credential); c.State != device.Revoked {
+		t.Errorf("the certificate is %v", c.State)
+	}
+	f.refused(f.s.Revoke(t.Context(), access.Everything(), rows[0], f.entry("")), fault.AlreadyRevoked)
+}
+
+// The ledger misses no row that went a day after its certificate's end, and
+// every row that went before.
+func testPrunedIsVerified(t *testing.T, open Open) {
+	f := lived(t, open)
+	gone := f.revoked(1, 0)[0]
+	end := gone.NotAfter.Add(time.Second)
+	f.ok(f.s.PruneRevocations(t.Context(), 1, 0, end, []device.CredentialID{gone.Credential}))
+	if _, err := f.verify(); err == nil {
+		t.Error("nothing is said of a row that went too early")
+	}
+	f.now = end.Add(24 * time.Hour)
+	f.verifies()
 }
 
 func testHold(t *testing.T, open Open) {
