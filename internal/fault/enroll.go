@@ -21,7 +21,7 @@ const (
 	CredentialExpired    Code = 2018
 	CredentialRevoked    Code = 2019
 	ProfileNotAllowed    Code = 2020
-	PurposeUnknown       Code = 2021
+	PurposeUnknown       Code = 2021 // reserved: requests name profiles and labels, not purposes
 	ApprovalWaiting      Code = 2022
 	ApprovalRefused      Code = 2023
 	RequestReplayed      Code = 2024
