@@ -2,6 +2,8 @@ package station_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"log/slog"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/station"
+	"github.com/birthmark/birthmark/internal/identity/factory"
 	protocol "github.com/birthmark/birthmark/internal/protocol/station"
 )
 
@@ -119,4 +122,45 @@ func TestStreamsOfAStationAreBounded(t *testing.T) {
 	if status != http.StatusOK {
 		t.Errorf("in place of one that ended: %d", status)
 	}
+}
+
+// slow holds a draw of nonces until it may go on.
+type slow struct {
+	*factory.Service
+	begun, goOn chan struct{}
+}
+
+func (s *slow) DrawNonces(context.Context, factory.StationRef, station.NoncesRequest) (station.Nonces, error) {
+	s.begun <- struct{}{}
+	<-s.goOn
+	return station.Nonces{}, nil
+}
+
+func TestOneBlockForABatchAtATime(t *testing.T) {
+	f := newFloor(t)
+	f.station(t, "ST-1")
+	f.station(t, "ST-2")
+	s := &slow{f.Factory, make(chan struct{}, 3), make(chan struct{})}
+	h, err := protocol.New(protocol.Config{Enroller: f.Enroller, Factory: s, Logger: slog.New(slog.DiscardHandler)})
+	must(t, err)
+	draw := func(as string) error {
+		leaf, err := x509.ParseCertificate(f.tls[as].Certificate[0])
+		must(t, err)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, station.NoncesPath, nil)
+		r.Header.Set("Content-Type", "application/json")
+		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}
+		return h.Nonces(httptest.NewRecorder(), r, []byte(`{"order":"PO-1","count":1000,"offline":true}`))
+	}
+	first, other := make(chan error, 1), make(chan error, 1)
+	go func() { first <- draw("ST-1") }()
+	<-s.begun
+	if err := draw("ST-1"); !fault.Has(err, fault.TooManyRequests) {
+		t.Errorf("a second block at once: %v", err)
+	}
+	go func() { other <- draw("ST-2") }()
+	<-s.begun
+	close(s.goOn)
+	must(t, <-first)
+	must(t, <-other)
+	must(t, draw("ST-1"))
 }

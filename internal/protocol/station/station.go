@@ -62,8 +62,14 @@ type Handlers struct {
 	log      *slog.Logger
 	count    func(fault.Code)
 
-	mu      sync.Mutex
-	streams map[int64]int // by station; guarded by mu
+	mu   sync.Mutex
+	busy map[place]int // guarded by mu
+}
+
+// place is something that a station may have a few of at once.
+type place struct {
+	station int64
+	what    string
 }
 
 // New returns the handlers.
@@ -186,6 +192,13 @@ func (h *Handlers) Nonces(w http.ResponseWriter, r *http.Request, body []byte) e
 	if err := object(r, body, &q); err != nil {
 		return err
 	}
+	if q.Offline { // thousands of nonces at once
+		at := place{s.Ref().ID, "offline"}
+		if !h.enter(at, 1) {
+			return fault.New(fault.TooManyRequests)
+		}
+		defer h.leave(at)
+	}
 	nonces, err := h.factory.DrawNonces(r.Context(), s.Ref(), q)
 	if err != nil {
 		return err
@@ -286,33 +299,33 @@ func (h *Handlers) items(w http.ResponseWriter, r *http.Request, do func(context
 	if err := contentType(r, station.LinesType); err != nil {
 		return err
 	}
-	id := s.Ref().ID
-	if !h.enter(id) {
+	at := place{s.Ref().ID, "stream"}
+	if !h.enter(at, maxStreams) {
 		return fault.New(fault.TooManyRequests)
 	}
-	defer h.leave(id)
+	defer h.leave(at)
 	return h.stream(w, r, func(ctx context.Context, in []byte, out *station.Result) error { return do(ctx, s, in, out) })
 }
 
-// enter counts a stream of a station in, unless it has too many.
-func (h *Handlers) enter(id int64) bool {
+// enter takes a place of a station, unless it has as many as it may.
+func (h *Handlers) enter(at place, most int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.streams[id] >= maxStreams {
+	if h.busy[at] >= most {
 		return false
 	}
-	if h.streams == nil {
-		h.streams = make(map[int64]int)
+	if h.busy == nil {
+		h.busy = make(map[place]int)
 	}
-	h.streams[id]++
+	h.busy[at]++
 	return true
 }
 
-func (h *Handlers) leave(id int64) {
+func (h *Handlers) leave(at place) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.streams[id]--; h.streams[id] == 0 {
-		delete(h.streams, id)
+	if h.busy[at]--; h.busy[at] == 0 {
+		delete(h.busy, at)
 	}
 }
 
