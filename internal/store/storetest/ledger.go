@@ -174,7 +174,7 @@ var silent = map[string]string{
 // reading are the methods that write nothing.
 var reading = strings.Fields(`Approval ApprovalByDigest Approvals CertSerial Changed CheckClock ClockMark Close Control Counts
 Credential CredentialBySPKI CredentialBySerial Credentials CurrentCRL CurrentCRLNumber Device DeviceID EndedOverlaps Devices Expiring Installation
-CRLRows CredentialRows DeviceRows LeaseRows OrderRows RecordRows RevocationRows UnitRows Writable LatestCheckpoint LedgerBatches LedgerPrivate LedgerSize Node Operators Product Products ProfileVersion ProfileVersions Revocations Tile TokenByHash Tokens
+CRLRows CredentialRows DeviceRows LeaseRows OrderRows RecordRows Returned RevocationRows UnitRows Writable LatestCheckpoint LedgerBatches LedgerPrivate LedgerSize Node Operators Product Products ProfileVersion ProfileVersions Revocations Tile TokenByHash Tokens
 Alarm Alarms Chip ChipByKey ChipID Chips FindChips Manifest Manifests Order OrderByNumber OrderByReference Orders Plane Signers Sites
 Station StationByCode StationByName Stations Tallies Webhooks NonceBlock Unconfirmed Unit UnitByReference Units WrappedKey`)
 

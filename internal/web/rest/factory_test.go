@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/birthmark/birthmark/internal/format/station"
 	"github.com/birthmark/birthmark/internal/identity/access"
@@ -158,11 +157,12 @@ func TestManifestStreams(t *testing.T) {
 	}
 	// The server may be at clearing away what it had when the answer broke off.
 	for {
+		changed := w.Store.Changed()
 		all, _, err := w.Store.Manifests(t.Context(), factory.Page{Limit: 10})
 		must(t, err)
 		if len(all) == 1 && all[0].Visible {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-changed
 	}
 }
