@@ -38,6 +38,8 @@ type Store interface {
 	status.Store
 	ledger.Store
 	factory.Store
+	// Changed is closed when something is committed.
+	Changed() <-chan struct{}
 }
 
 // RootPassphrase opens the root of a World.
