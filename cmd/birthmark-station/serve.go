@@ -11,12 +11,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/edge/station"
 	"github.com/birthmark/birthmark/internal/edge/station/durable"
 	"github.com/birthmark/birthmark/internal/edge/station/loopback"
+	"github.com/birthmark/birthmark/internal/fault"
 )
 
 type serveCmd struct {
@@ -81,10 +83,17 @@ func (c *serveCmd) Run(ctx context.Context, io *streams) error {
 }
 
 // readToken returns the token of a file, which is made with a fresh one if it is
-// not there.
+// not there. What everybody on the computer may read is no token.
 func readToken(path string) (string, error) {
 	text, err := os.ReadFile(path)
 	if err == nil {
+		info, err := os.Stat(path)
+		if err != nil {
+			return "", err
+		}
+		if runtime.GOOS != "windows" && info.Mode().Perm()&0o007 != 0 { // there, modes say nothing
+			return "", fault.New(fault.ParameterInvalid, path, "is open to everybody: chmod o= it, or remove it for a fresh token")
+		}
 		return strings.TrimSpace(string(text)), nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
