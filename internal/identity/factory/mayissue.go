@@ -96,13 +96,24 @@ func (p *Plane) serialFits(a *Attempt) error {
 }
 
 // Includes reports whether a device serial is in the order's range. Text is
-// compared, so only serials as long as the range's ends are in it.
+// compared, so only serials as long as the range's ends are in it; where both ends
+// have a digit it has one too.
 func (o *Order) Includes(deviceSerial string) bool {
 	if o.SerialFrom == "" && o.SerialTo == "" {
 		return true
 	}
-	return len(deviceSerial) == len(o.SerialFrom) && o.SerialFrom <= deviceSerial && deviceSerial <= o.SerialTo
+	if len(deviceSerial) != len(o.SerialFrom) || deviceSerial < o.SerialFrom || deviceSerial > o.SerialTo {
+		return false
+	}
+	for i := range deviceSerial {
+		if digit(o.SerialFrom[i]) && digit(o.SerialTo[i]) && !digit(deviceSerial[i]) {
+			return false
+		}
+	}
+	return true
 }
+
+func digit(c byte) bool { return '0' <= c && c <= '9' }
 
 // NeedsChip reports whether units of a product have a chip that a manifest
 // lists and that must prove itself.

@@ -46,7 +46,10 @@ func TestEachConditionRefusesWithItsOwnCode(t *testing.T) {
 		"first of the range":             {func(a *factory.Attempt) { a.DeviceSerial = "SN0001" }, 0},
 		"last of the range":              {func(a *factory.Attempt) { a.DeviceSerial = "SN0100" }, 0},
 		"longer than the range":          {func(a *factory.Attempt) { a.DeviceSerial = "SN00421" }, fault.UnitSerialRange},
-		"beside the pattern":             {func(a *factory.Attempt) { a.DeviceSerial = "SN00A2" }, fault.UnitSerialRange},
+		"a letter where both ends have a digit": {func(a *factory.Attempt) {
+			a.DeviceSerial, a.Product.SerialPattern = "SN00zz", ""
+		}, fault.UnitSerialRange},
+		"beside the pattern": {func(a *factory.Attempt) { a.DeviceSerial = "SN00A2" }, fault.UnitSerialRange},
 		"a part of it in the pattern": {func(a *factory.Attempt) {
 			a.Order.SerialFrom, a.Order.SerialTo, a.DeviceSerial = "", "", "XSN0042"
 		}, fault.UnitSerialRange},
