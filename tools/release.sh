@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the release into a folder: a static binary per platform, an SBOM beside
-# each, SHA256SUMS over all. The same commit gives the same bytes, wherever and
+# Builds the release into a folder: static binaries of each program and platform, an
+# SBOM beside each, SHA256SUMS over all. The same commit gives the same bytes, wherever and
 # whenever it is built (tools/release-check.sh tries).
 #
 #     tools/release.sh [FOLDER]
@@ -20,15 +20,17 @@ go -C tools build -o "$work/sbom" ./sbom
 names=()
 for platform in $platforms; do
     os=${platform%/*} arch=${platform#*/}
-    name=birthmark_${version}_${os}_${arch}
-    [ "$os" != windows ] || name=$name.exe
-    echo "release: $name"
-    CGO_ENABLED=0 GOOS=$os GOARCH=$arch GOFLAGS=-mod=readonly \
-        go build -trimpath -buildvcs=false \
-        -ldflags "-s -w -buildid= -X main.version=$version" \
-        -o "$out/$name" ./cmd/birthmark
-    "$work/sbom" --version "$version" "$out/$name" >"$out/$name.cdx.json"
-    names+=("$name" "$name.cdx.json")
+    for program in birthmark birthmark-station; do
+        name=${program}_${version}_${os}_${arch}
+        [ "$os" != windows ] || name=$name.exe
+        echo "release: $name"
+        CGO_ENABLED=0 GOOS=$os GOARCH=$arch GOFLAGS=-mod=readonly \
+            go build -trimpath -buildvcs=false \
+            -ldflags "-s -w -buildid= -X main.version=$version" \
+            -o "$out/$name" ./cmd/$program
+        "$work/sbom" --version "$version" "$out/$name" >"$out/$name.cdx.json"
+        names+=("$name" "$name.cdx.json")
+    done
 done
 
 # The licences of what is linked ask that their texts come along.
