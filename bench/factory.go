@@ -52,11 +52,12 @@ type factoryFigures struct {
 // factory is the measuring of the line.
 type factory struct {
 	*bench
-	line *process
-	est  *target
-	reel *reel
-	next int            // chip that is not used yet
-	seen map[string]int // units that passed, by order
+	line  *process
+	est   *target
+	reel  *reel
+	next  int            // chip that is not used yet
+	plain int            // unit without a chip that was not made yet
+	seen  map[string]int // units that passed, by order
 }
 
 func stationName(i int) string { return fmt.Sprintf("bench-%d", i+1) }
@@ -201,12 +202,12 @@ func (f *factory) proofPass(ctx context.Context) error {
 }
 
 func (f *factory) streamPass(ctx context.Context, what string, s *series, o lineOrder) error {
-	o.Do, o.First = "make", f.next
-	if o.Proof {
-		f.next += o.Count
-	} else {
-		o.First = f.seen[o.Order] // no chip is used
+	next := &f.next
+	if !o.Proof {
+		next = &f.plain // no chip is used
 	}
+	o.Do, o.First = "make", *next
+	*next += o.Count
 	if _, err := f.tell(o); err != nil {
 		return err
 	}
