@@ -22,7 +22,7 @@ const selectDevice = "SELECT " + deviceColumns + " FROM device WHERE id = $1" + 
 // Device returns a device that is in scope.
 func (s *Store) Device(ctx context.Context, scope access.Scope, id device.ID) (device.Device, error) {
 	if scope.SeesEverything() {
-		return s.gather.read(ctx, id)
+		return s.gatheredDevice(ctx, id)
 	}
 	return readDevice(ctx, s.read, scope, id)
 }

@@ -13,6 +13,14 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 )
 
+// maxGroup bounds a group: its transaction stays far below 50 ms.
+const maxGroup = 512
+
+// backlog is how many must wait for a second group to set out before the first
+// one is back, on an engine where groups overlap. Smaller groups cost more than
+// the overlap gains: each has its statements, its sync and its row locks.
+const backlog = 64
+
 // pending is an issuance, or the confirmation of a unit, that waits for its
 // group. All that can be made ready before is, in the caller's goroutine.
 type pending struct {
@@ -28,7 +36,6 @@ type pending struct {
 	stored bool
 	again  bool // it was done before: neither stored nor refused
 	err    error
-	turn   chan bool // true: lead the next group; false: the outcome is set
 }
 
 // StoreIssuance is STORE: it waits for the group commit that takes the issuance
@@ -50,7 +57,7 @@ func (s *Store) StoreIssuance(ctx context.Context, i device.Issuance) (device.Cr
 
 // await queues a member and returns its outcome.
 func (s *Store) await(ctx context.Context, p *pending) error {
-	if err := s.committer.submit(ctx, p, s.commitGroup); err != nil {
+	if err := s.committer.submit(ctx, p); err != nil {
 		return err
 	}
 	return p.err

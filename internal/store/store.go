@@ -52,8 +52,8 @@ type Store struct {
 	keys      keys
 	feed      feed
 	staging   staging
-	committer committer
-	gather    gatherer
+	committer combiner[*pending]
+	gather    combiner[*wanted]
 
 	fence     atomic.Int64 // of this node's run, 0 before FenceNode
 	broken    atomic.Bool  // a sync failed: nothing more is written
@@ -103,7 +103,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Store{cfg: cfg}
-	s.gather.s = s
+	s.committer.most, s.committer.run = maxGroup, s.commitGroup
+	s.gather.most, s.gather.run = maxGather, s.readWanted
 	s.feed.init()
 	if err := s.open(ctx); err != nil {
 		return nil, err
@@ -111,7 +112,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(err, s.engine.close())
 	}
-	s.committer.overlaps = s.engine.overlaps()
+	if s.engine.overlaps() {
+		s.committer.backlog = backlog
+	}
 	return s, nil
 }
 
