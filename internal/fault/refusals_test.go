@@ -26,7 +26,7 @@ var areas = []string{
 	6: "The ledger",
 	7: "Storage, clock, configuration",
 	8: "The factory: sites, stations, manifests, chips, orders, units",
-	9: "What should not happen",
+	9: "Hardware proof, signer and ceremony; what should not happen",
 }
 
 // TestRefusalsPage keeps docs/refusals.md equal to the table.

@@ -5,7 +5,11 @@
 // protocol is described in docs/protocols/station.md.
 package station
 
-import "time"
+import (
+	"time"
+
+	"github.com/birthmark/birthmark/internal/format/tpm"
+)
 
 // Prefix is where the routes are.
 const Prefix = "/station/v1"
@@ -21,6 +25,8 @@ const (
 	ScrapPath   = Prefix + "/scrap"   // POST lines of Scrap -> lines of Result
 	FailedPath  = Prefix + "/failed"  // POST lines of Failed -> lines of Result
 	ChipsPath   = Prefix + "/chips"   // POST ChipsRequest -> Chips
+	// ChallengePath is for units with a TPM.
+	ChallengePath = Prefix + "/challenge" // POST lines of ChallengeRequest -> lines of Result
 )
 
 // LinesType is the media type of a stream of JSON objects.
@@ -56,11 +62,14 @@ type Status struct {
 
 // Order is a production order as the stations assigned to it see it.
 type Order struct {
-	Number     string   `json:"number"`
-	State      string   `json:"state"`
-	Product    string   `json:"product"`
-	KeyModel   string   `json:"keyModel"`
-	Proof      bool     `json:"proof"` // the product demands the chip's proof
+	Number   string `json:"number"`
+	State    string `json:"state"`
+	Product  string `json:"product"`
+	KeyModel string `json:"keyModel"`
+	Proof    bool   `json:"proof"` // the product demands the chip's proof
+	// Evidence is the least level of evidence that product and profile demand,
+	// such as "tpm"; see identity/attest.
+	Evidence   string   `json:"evidence,omitempty"`
 	ChipTypes  []string `json:"chipTypes,omitempty"`
 	Quantity   int64    `json:"quantity"`
 	Spares     int64    `json:"spares"`
@@ -116,6 +125,16 @@ type Unit struct {
 	Form      string  `json:"form,omitempty"`
 	Password  string  `json:"password,omitempty"`
 	Rework    *Rework `json:"rework,omitempty"`
+	// TPM is the answer to a challenge; Chip, Nonce and Proof are absent then.
+	TPM *tpm.Answer `json:"tpm,omitempty"`
+}
+
+// ChallengeRequest asks for the challenge of a unit with a TPM.
+type ChallengeRequest struct {
+	ID           string    `json:"id"`
+	Order        string    `json:"order"`
+	DeviceSerial string    `json:"serial"`
+	Claim        tpm.Claim `json:"claim"`
 }
 
 // Chip names the chip of a unit and which of its keys signed.
@@ -141,6 +160,8 @@ type Result struct {
 	Chain        [][]byte `json:"chain,omitempty"`        // DER of the issuing authorities, issuer first
 	ConfirmNonce []byte   `json:"confirmNonce,omitempty"` // to be signed with the new key
 	Wrapped      []byte   `json:"wrapped,omitempty"`      // the injected key in the form that was asked for
+
+	Challenge *tpm.Challenge `json:"challenge,omitempty"` // for a ChallengeRequest
 
 	Code    string `json:"code,omitempty"` // BM-8023
 	Kind    string `json:"kind,omitempty"` // limit-reached

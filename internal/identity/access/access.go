@@ -38,6 +38,8 @@ const (
 	ManifestManage    Action = "manifest.manage" // pin signers, import unsigned lists, withdraw chips
 	AlarmManage       Action = "alarm.manage"    // acknowledge and close
 	WebhookManage     Action = "webhook.manage"
+	AttestRead        Action = "attest.read"   // evidence, TPM makers' roots, policies
+	AttestManage      Action = "attest.manage" // import roots, set policies, accept a cleared TPM
 	// Station marks the routes of stations, judged by their certificate.
 	Station Action = "station"
 	// Enroll marks routes whose requester is judged by identity/enroll, and

@@ -27,7 +27,7 @@ type role struct {
 }
 
 var reading = []Action{
-	AuthorityRead, ProfileRead, ProductRead, DeviceRead, CertificateRead, ApprovalRead, SystemRead, FactoryRead,
+	AuthorityRead, ProfileRead, ProductRead, DeviceRead, CertificateRead, ApprovalRead, SystemRead, FactoryRead, AttestRead,
 }
 
 // roles is the table: what each role may do.
@@ -53,6 +53,7 @@ func Actions() []Action {
 		DeviceRead, DeviceRegister, DeviceManage, CertificateRead, CertificateIssue, CertificateRevoke,
 		ApprovalRead, ApprovalDecide, LedgerRead, AccessManage, SystemRead, SystemManage,
 		FactoryRead, OrderManage, StationManage, ManifestImport, ManifestManage, AlarmManage, WebhookManage,
+		AttestRead, AttestManage,
 	}
 }
 

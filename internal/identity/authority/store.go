@@ -43,8 +43,17 @@ type Authority struct {
 	Parent      int64  // authority that signed it, 0: self-signed or foreign
 	Credential  device.CredentialID
 	CRLShards   int
-	CreatedAt   time.Time
-	ChangedAt   time.Time
+	// Hardware is what holds the key and how that was validated; zero: a file.
+	Hardware  Hardware
+	CreatedAt time.Time
+	ChangedAt time.Time
+}
+
+// Hardware is an HSM as its operator declares it for the record.
+type Hardware struct {
+	Model       string // maker and model
+	Certificate string // number of its validation, such as "FIPS 140-3 #4718" or "CC BSI-DSZ-CC-1161"
+	Level       string // validation level, such as "3" or "EAL4+"
 }
 
 // ProfileVersion is one immutable version of a profile.

@@ -25,6 +25,9 @@ type Issuance struct {
 	// Station makes the certificate the one of a station. Nil for everything
 	// else.
 	Station *StationIssue
+	// Attestation is the hardware's evidence that the issuance rests on; nil:
+	// none, or a chip's proof, which Unit tells.
+	Attestation *Attestation
 	// Deciding is the approval that this issuance executes, 0 if none; STORE
 	// moves it from approved to executed or refuses as stale.
 	Approval int64
@@ -117,4 +120,36 @@ type StationIssue struct {
 	ID        int64
 	Version   int64     // expected; the row gets Version+1
 	SpendSPKI *[32]byte // not nil: spend the one-time code with this key
+}
+
+// Ticket names a challenge that was answered; it is spent once. Time-ordered: the
+// first 8 octets are microseconds since 1970, big-endian, the others random.
+type Ticket struct {
+	ID        [16]byte
+	ExpiresAt time.Time
+}
+
+// Attestation is what the hardware showed and what that changes: STORE spends the
+// ticket (fault.TicketUsed), ties the TPM to the credential's device
+// (fault.TPMOfOther), refuses counters that went back (fault.QuoteOld), keeps the
+// evidence and, for a device without a unit, marks the chip as used by the device
+// (fault.ChipUsed, ChipWithdrawn).
+type Attestation struct {
+	Ticket   Ticket // zero ID: the nonce is spent elsewhere
+	Kind     string
+	Claims   uint8
+	Evidence []byte // as kept; its SHA-256 is in the ledger
+	TPM      *TPMState
+}
+
+// TPMState is a TPM as an attestation showed it.
+type TPMState struct {
+	EK           [32]byte // SHA-256 of the EK's SubjectPublicKeyInfo
+	Chip         int64    // manifest entry; 0: none
+	ResetCount   uint32
+	RestartCount uint32
+	Clock        uint64
+	Firmware     uint64
+	Vendor       string
+	Model        string
 }

@@ -55,6 +55,11 @@ const (
 	AlarmChanged       Kind = "alarm.changed"
 	WebhookChanged     Kind = "webhook.changed"
 	KeysErased         Kind = "wrapped-keys.erased"
+	EvidenceKept       Kind = "evidence.accepted" // follows the certificate.issued that rests on it
+	EvidenceRefused    Kind = "evidence.refused"
+	RootsImported      Kind = "tpm-roots.imported"
+	TPMPolicySet       Kind = "tpm-policy.set"
+	TPMReset           Kind = "tpm.reset"
 )
 
 // ClassOf returns the class of a kind; an unknown kind has all classes, so that
@@ -74,6 +79,12 @@ func ClassOf(k Kind) Class {
 		return ClassDevice
 	case TokenCreated, TokenRevoked, OperatorChanged, ApprovalRequested, ApprovalDecided, ApprovalExecuted:
 		return ClassAccess
+	case RootsImported, TPMPolicySet:
+		return ClassControl
+	case EvidenceKept:
+		return ClassIssuance
+	case EvidenceRefused, TPMReset:
+		return ClassDevice
 	case SiteAdded, StationAdded, StationChanged, OrderCreated, OrderChanged:
 		return ClassControl
 	case UnitIssued:
