@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the tests need from Debian packages: PostgreSQL and the foreign
-# clients. Installs only what is missing. Where there is no apt-get it names what
-# is missing and goes on: the tests then say which of them cannot run.
+# Installs what the tests need from Debian packages: PostgreSQL, a TPM and an HSM
+# in software, and the foreign clients. Installs only what is missing. Where there
+# is no apt-get it names what is missing and goes on: the tests then say which of
+# them cannot run.
 set -euo pipefail
 
 packages=(
@@ -10,6 +11,14 @@ packages=(
     libstrongswan-standard-plugins  # without these two, pki has neither curl
     libstrongswan-extra-plugins     # nor elliptic curves
     gnutls-bin                      # ocsptool and certtool, the second opinion
+    swtpm                           # a TPM 2.0 in software
+    swtpm-tools                     # and what a maker puts into one: EK certificates
+    tpm2-tools                      # a second program that speaks to TPMs
+    tpm2-openssl                    # curl and mosquitto_pub with a key in a TPM
+    softhsm2                        # an HSM in software
+    opensc                          # `pkcs11-tool`, a second program that speaks to HSMs
+    mosquitto                       # an MQTT broker for devices to connect to
+    mosquitto-clients
     strace                          # power cuts: syncs that do nothing
     e2fsprogs                       # power cuts: a file system of their own
     mount
@@ -26,7 +35,8 @@ packages=(
 )
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-    for program in postgres pki ocsptool cc zbarimg rsvg-convert openssl curl jq; do
+    for program in postgres pki ocsptool cc zbarimg rsvg-convert openssl curl jq \
+        swtpm swtpm_setup tpm2 softhsm2-util pkcs11-tool mosquitto mosquitto_pub; do
         command -v "$program" >/dev/null || echo "setup: missing: $program (install it with this system's package manager)"
     done
     exit 0
@@ -54,6 +64,13 @@ if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
     "${as_root[@]}" mkdir -p /etc/postgresql-common
     echo 'create_main_cluster = false' |
         "${as_root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+fi
+
+# Mosquitto's would start a broker that is open to whoever reaches it, now and at
+# every boot. A unit that is masked before it comes is not started.
+if [[ " ${missing[*]} " == *" mosquitto "* && ! -e /etc/systemd/system/mosquitto.service ]]; then
+    "${as_root[@]}" mkdir -p /etc/systemd/system
+    "${as_root[@]}" ln -s /dev/null /etc/systemd/system/mosquitto.service
 fi
 
 echo "setup: installing ${missing[*]}"
