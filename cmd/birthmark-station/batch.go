@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/birthmark/birthmark/cmd/internal/program"
 	"github.com/birthmark/birthmark/internal/edge/station"
 	"github.com/birthmark/birthmark/internal/edge/station/durable"
 )
@@ -36,7 +37,7 @@ func (c *noncesCmd) Run(ctx context.Context, io *streams) error {
 		return err
 	}
 	if c.JSON {
-		return printJSON(io.out, map[string]any{"order": b.Order.Number, "nonces": len(b.Nonces.Nonces), "until": b.Nonces.ExpiresAt})
+		return program.PrintJSON(io.out, map[string]any{"order": b.Order.Number, "nonces": len(b.Nonces.Nonces), "until": b.Nonces.ExpiresAt})
 	}
 	fmt.Fprintf(io.out, "%d units of order %s can be collected without a link until %s.\n", len(b.Nonces.Nonces), b.Order.Number, b.Nonces.ExpiresAt.Format(time.RFC3339))
 	return nil
@@ -70,7 +71,7 @@ func (f *batchFlags) batch() (*station.Batch, func(), error) {
 // told prints one outcome.
 func (f *stateFlags) told(io *streams, o *station.Outcome) error {
 	if f.JSON {
-		return printLine(io.out, o)
+		return program.PrintLine(io.out, o)
 	}
 	_, err := fmt.Fprintln(io.out, outcomeLine(o))
 	return err
@@ -117,7 +118,7 @@ func (c *collectCmd) Run(ctx context.Context, io *streams) error {
 	collected, left := b.Len()
 	fmt.Fprintf(io.err, "%s holds %d units; there are nonces for %d more.\n", c.Out, collected, left)
 	if failed {
-		return errSilent
+		return program.ErrSilent
 	}
 	return nil
 }
@@ -155,7 +156,7 @@ func (c *applyCmd) Run(ctx context.Context, io *streams) error {
 		return err
 	}
 	if failed {
-		return errSilent
+		return program.ErrSilent
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/birthmark/birthmark/cmd/internal/program"
 	"github.com/birthmark/birthmark/internal/edge/station"
 )
 
@@ -42,12 +43,12 @@ func (c *checkCmd) Run(ctx context.Context, io *streams) error {
 		}
 	}
 	if c.JSON {
-		if err := printJSON(io.out, map[string]any{"ok": ok, "findings": findings}); err != nil {
+		if err := program.PrintJSON(io.out, map[string]any{"ok": ok, "findings": findings}); err != nil {
 			return err
 		}
 	}
 	if !ok {
-		return errSilent
+		return program.ErrSilent
 	}
 	return nil
 }
@@ -68,7 +69,7 @@ func (c *statusCmd) Run(ctx context.Context, io *streams) error {
 		return err
 	}
 	if c.JSON {
-		return printJSON(io.out, s)
+		return program.PrintJSON(io.out, s)
 	}
 	rows := [][]string{}
 	for _, order := range s.Orders {
@@ -78,5 +79,5 @@ func (c *statusCmd) Run(ctx context.Context, io *streams) error {
 		})
 	}
 	fmt.Fprintf(io.out, "Station %s of site %s.\n", s.Station, s.Site)
-	return printTable(io.out, []string{"ORDER", "STATE", "PRODUCT", "KEYS", "QUANTITY", "CONFIRMED", "LEFT"}, rows)
+	return program.PrintTable(io.out, []string{"ORDER", "STATE", "PRODUCT", "KEYS", "QUANTITY", "CONFIRMED", "LEFT"}, rows)
 }

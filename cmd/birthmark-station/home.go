@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/birthmark/birthmark/cmd/internal/program"
 	"github.com/birthmark/birthmark/internal/edge/station"
 	"github.com/birthmark/birthmark/internal/edge/station/fixture"
 	"github.com/birthmark/birthmark/internal/edge/station/link"
@@ -111,7 +112,7 @@ func (c *enrollCmd) Run(ctx context.Context, io *streams) error {
 	}
 	s, leaf := home.Settings(), home.Credential().Leaf
 	if c.JSON {
-		return printJSON(io.out, map[string]any{"station": s.Station, "site": s.Site, "server": s.Server, "until": leaf.NotAfter})
+		return program.PrintJSON(io.out, map[string]any{"station": s.Station, "site": s.Site, "server": s.Server, "until": leaf.NotAfter})
 	}
 	fmt.Fprintf(io.out, "This is station %s of site %s; its certificate ends %s and renews itself.\n", s.Station, s.Site, leaf.NotAfter.Format(time.RFC3339))
 	return nil

@@ -7,16 +7,10 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/alecthomas/kong"
-
-	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/cmd/internal/program"
 )
 
 // cli is the grammar.
@@ -45,81 +39,16 @@ type streams struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], &streams{in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: isTerminal(os.Stdout)}))
+	program.Main(func(ctx context.Context, args []string) int {
+		return run(ctx, args, &streams{in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: program.IsTerminal(os.Stdout)})
+	})
 }
-
-// Exit codes, as in docs/architecture.md.
-const (
-	exitDone    = 0
-	exitRefused = 1
-	exitUsage   = 2
-)
 
 // run executes one command line and returns the exit code.
-func run(ctx context.Context, args []string, io *streams) (code int) {
-	var c cli
-	exited := -1
-	parser, err := kong.New(&c,
-		kong.Name("birthmark-station"),
-		kong.Description("Puts an identity into each unit of a production line."),
-		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Writers(io.out, io.err), kong.Exit(func(code int) { exited = code; panic(exit{}) }),
-		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(io),
-		kong.DefaultEnvars(""),
-	)
-	if err != nil {
-		fmt.Fprintln(io.err, "birthmark-station:", err)
-		return exitUsage
+func run(ctx context.Context, args []string, io *streams) int {
+	p := program.Program{
+		Name: "birthmark-station", Description: "Puts an identity into each unit of a production line.",
+		Grammar: new(cli), Bind: []any{io}, Out: io.out, Err: io.err, Who: true,
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			if _, ok := p.(exit); !ok {
-				panic(p)
-			}
-			code = exited
-		}
-	}()
-	parsed, err := parser.Parse(args)
-	if err != nil {
-		fmt.Fprintf(io.err, "birthmark-station: %v\nTry birthmark-station --help.\n", err)
-		return exitUsage
-	}
-	if err := parsed.Run(); err != nil {
-		return report(io, err)
-	}
-	return exitDone
-}
-
-// exit ends run early, after kong printed help.
-type exit struct{}
-
-// errSilent says that the command has printed all there is to say.
-var errSilent = errors.New("refused")
-
-// report prints an error as a person needs it: what was refused, the code, what
-// to do, who may do it.
-func report(io *streams, err error) int {
-	if errors.Is(err, errSilent) {
-		return exitRefused
-	}
-	f, ok := errors.AsType[*fault.Error](err)
-	if !ok {
-		fmt.Fprintln(io.err, "birthmark-station:", err)
-		return exitRefused
-	}
-	fmt.Fprintf(io.err, "birthmark-station: %s", f.Message)
-	if f.Detail != "" {
-		fmt.Fprintf(io.err, ": %s", f.Detail)
-	}
-	fmt.Fprintf(io.err, " (%s)\n", f.Code)
-	if cause := errors.Unwrap(f); cause != nil {
-		fmt.Fprintf(io.err, "  cause: %v\n", cause)
-	}
-	fmt.Fprintf(io.err, "  %s\n  who: %s\n", f.Remedy, f.Code.Who())
-	if f.Code == fault.ParameterInvalid {
-		return exitUsage
-	}
-	return exitRefused
+	return p.Run(ctx, args)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/birthmark/birthmark/cmd/internal/program"
 	"github.com/birthmark/birthmark/internal/edge/station"
 )
 
@@ -62,7 +63,7 @@ func (c *provisionCmd) Run(ctx context.Context, io *streams) error {
 		return err
 	}
 	if failed > 0 || passed == 0 {
-		return errSilent
+		return program.ErrSilent
 	}
 	return nil
 }
@@ -93,7 +94,7 @@ func (s *show) end(passed, failed int64, waiting int) error {
 	}
 	sum := s.summary(passed, failed, waiting)
 	if s.json {
-		return printLine(s.io.out, &sum)
+		return program.PrintLine(s.io.out, &sum)
 	}
 	fmt.Fprintf(s.io.out, "%d passed, %d failed, %d at first attempt, in %v (%.1f units/s).", passed, failed, sum.FirstPass,
 		time.Duration(sum.Seconds*float64(time.Second)).Round(time.Millisecond), sum.PerSecond)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/birthmark/birthmark/cmd/internal/program"
 	"github.com/birthmark/birthmark/internal/edge/station"
 	"github.com/birthmark/birthmark/internal/edge/station/queue"
 	format "github.com/birthmark/birthmark/internal/format/station"
@@ -52,7 +53,7 @@ func (s *show) tell(o *station.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.json {
-		_ = printLine(s.io.out, o) // a reader that is gone does not stop the line
+		_ = program.PrintLine(s.io.out, o) // a reader that is gone does not stop the line
 		return
 	}
 	fmt.Fprintln(s.io.out, outcomeLine(o))

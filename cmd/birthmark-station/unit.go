@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/birthmark/birthmark/cmd/internal/program"
 	"github.com/birthmark/birthmark/internal/edge/station"
 	"github.com/birthmark/birthmark/internal/edge/station/durable"
 	"github.com/birthmark/birthmark/internal/edge/station/fixture"
@@ -47,7 +48,7 @@ func (c *unitCmd) Run(ctx context.Context, io *streams) error {
 	_, renewErr := o.home.Renew(ctx, o.link, time.Now()) // the unit matters more
 	outcome := l.Do(ctx, station.Job{Nest: c.Nest, Order: c.Order, DeviceSerial: c.Serial, Reference: c.Reference, Rework: c.Rework})
 	if c.JSON {
-		err = printLine(io.out, &outcome)
+		err = program.PrintLine(io.out, &outcome)
 	} else {
 		_, err = fmt.Fprintln(io.out, outcomeLine(&outcome))
 	}
@@ -63,7 +64,7 @@ func (c *unitCmd) Run(ctx context.Context, io *streams) error {
 		_, _ = l.Flush(flush) // what is unheard waits for the next call
 	}
 	if err == nil && !outcome.Passed() {
-		return errSilent
+		return program.ErrSilent
 	}
 	return err
 }
@@ -119,7 +120,7 @@ func (c *scrapCmd) Run(ctx context.Context, io *streams) error {
 	}
 	queued := o.queue.Has(c.Serial)
 	if c.JSON {
-		return printJSON(io.out, map[string]any{"serial": c.Serial, "order": c.Order, "scrapped": !queued, "queued": queued})
+		return program.PrintJSON(io.out, map[string]any{"serial": c.Serial, "order": c.Order, "scrapped": !queued, "queued": queued})
 	}
 	if queued {
 		fmt.Fprintf(io.out, "QUEUED %s; the server does not answer, the scrap waits in the queue\n", c.Serial)
@@ -160,7 +161,7 @@ func (c *queueShowCmd) Run(io *streams) error {
 		return err
 	}
 	if c.JSON {
-		return printJSON(io.out, map[string]any{"waiting": n, "items": items, "refused": refused})
+		return program.PrintJSON(io.out, map[string]any{"waiting": n, "items": items, "refused": refused})
 	}
 	rows := [][]string{}
 	for i := range items {
@@ -173,7 +174,7 @@ func (c *queueShowCmd) Run(io *streams) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	return printTable(io.out, []string{"WHAT", "SERIAL", "STATE"}, rows)
+	return program.PrintTable(io.out, []string{"WHAT", "SERIAL", "STATE"}, rows)
 }
 
 type queueFlushCmd struct {
@@ -189,7 +190,7 @@ func (c *queueFlushCmd) Run(ctx context.Context, io *streams) error {
 	defer o.close()
 	f, err := o.queue.Flush(ctx, func(ctx context.Context, item *queue.Item) error { return station.Send(ctx, o.link, item) })
 	if c.JSON {
-		if printErr := printJSON(io.out, f); printErr != nil {
+		if printErr := program.PrintJSON(io.out, f); printErr != nil {
 			return printErr
 		}
 		return err

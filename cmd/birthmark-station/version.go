@@ -1,10 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"runtime"
-	"runtime/debug"
-)
+import "github.com/birthmark/birthmark/cmd/internal/program"
 
 // version is set by the release build.
 var version = "development"
@@ -15,27 +11,9 @@ type versionCmd struct {
 
 // Run prints what this binary was built from.
 func (c *versionCmd) Run(io *streams) error {
-	info, _ := debug.ReadBuildInfo()
-	v := struct {
-		Version   string   `json:"version"`
-		Go        string   `json:"go"`
-		System    string   `json:"system"`
-		Revision  string   `json:"revision,omitempty"`
-		Libraries []string `json:"libraries"`
-	}{Version: version, Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH}
-	if info != nil {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				v.Revision = s.Value
-			}
-		}
-		for _, d := range info.Deps {
-			v.Libraries = append(v.Libraries, d.Path+" "+d.Version)
-		}
-	}
+	b := program.ThisBuild(version)
 	if c.JSON {
-		return printJSON(io.out, v)
+		return program.PrintJSON(io.out, b)
 	}
-	fmt.Fprintf(io.out, "birthmark-station %s (%s, %s)\n", v.Version, v.Go, v.System)
-	return nil
+	return b.Print(io.out, "birthmark-station")
 }

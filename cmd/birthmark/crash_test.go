@@ -197,7 +197,7 @@ func (c *crash) command(out any, args ...string) {
 	if c.database != "" {
 		args = append(args, "--database", c.database)
 	}
-	cmd := program(c.t, args...)
+	cmd := itself(c.t, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	text, err := cmd.Output()
@@ -212,8 +212,8 @@ func (c *crash) command(out any, args ...string) {
 	}
 }
 
-// program is this test binary as birthmark.
-func program(t *testing.T, args ...string) *exec.Cmd {
+// itself is this test binary as birthmark.
+func itself(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -266,7 +266,7 @@ func (n *crashNode) start(database string) {
 	if database != "" {
 		args = append(args, "--database", database)
 	}
-	n.cmd = program(n.t, args...)
+	n.cmd = itself(n.t, args...)
 	if len(n.under) > 0 {
 		n.cmd = exec.Command(n.under[0], append(append(n.under[1:], n.cmd.Path), args...)...)
 	}

@@ -6,16 +6,10 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/alecthomas/kong"
-
-	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/cmd/internal/program"
 )
 
 // cli is the grammar: nouns, then verbs.
@@ -60,85 +54,19 @@ type streams struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], &streams{in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: isTerminal(os.Stdout)}))
+	program.Main(func(ctx context.Context, args []string) int {
+		return run(ctx, args, &streams{in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: program.IsTerminal(os.Stdout)})
+	})
 }
-
-// Exit codes, as in docs/architecture.md.
-const (
-	exitDone    = 0
-	exitRefused = 1
-	exitUsage   = 2
-)
 
 // run executes one command line and returns the exit code.
-func run(ctx context.Context, args []string, io *streams) (code int) {
-	var c cli
-	exited := -1
-	parser, err := kong.New(&c,
-		kong.Name("birthmark"),
-		kong.Description("Gives every device an unforgeable identity, and keeps it true."),
-		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Writers(io.out, io.err), kong.Exit(func(code int) { exited = code; panic(exit{}) }),
-		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(io),
-		kong.DefaultEnvars(""),
-	)
-	if err != nil {
-		fmt.Fprintln(io.err, "birthmark:", err)
-		return exitUsage
+func run(ctx context.Context, args []string, io *streams) int {
+	p := program.Program{
+		Name: "birthmark", Description: "Gives every device an unforgeable identity, and keeps it true.",
+		Grammar: new(cli), Bind: []any{io}, Out: io.out, Err: io.err,
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			if _, ok := p.(exit); !ok {
-				panic(p)
-			}
-			code = exited
-		}
-	}()
-	parsed, err := parser.Parse(args)
-	if err != nil {
-		if f, ok := errors.AsType[*fault.Error](err); ok {
-			printFault(io.err, f)
-			return exitUsage
-		}
-		fmt.Fprintf(io.err, "birthmark: %v\nTry birthmark --help.\n", err)
-		return exitUsage
-	}
-	if err := parsed.Run(); err != nil {
-		return report(io, err)
-	}
-	return exitDone
-}
-
-// exit ends run early, after kong printed help.
-type exit struct{}
-
-// report prints an error as a person needs it: what was refused, the code, what
-// to do.
-func report(io *streams, err error) int {
-	if errors.Is(err, errSilent) {
-		return exitRefused
-	}
-	if f, ok := errors.AsType[*fault.Error](err); ok {
-		printFault(io.err, f)
-		return exitRefused
-	}
-	fmt.Fprintln(io.err, "birthmark:", err)
-	return exitRefused
+	return p.Run(ctx, args)
 }
 
 // errSilent says that the command has printed all there is to say.
-var errSilent = errors.New("refused")
-
-func printFault(w io.Writer, f *fault.Error) {
-	fmt.Fprintf(w, "birthmark: %s", f.Message)
-	if f.Detail != "" {
-		fmt.Fprintf(w, ": %s", f.Detail)
-	}
-	fmt.Fprintf(w, " (%s)\n", f.Code)
-	if cause := errors.Unwrap(f); cause != nil {
-		fmt.Fprintf(w, "  cause: %v\n", cause)
-	}
-	fmt.Fprintf(w, "  %s\n", f.Remedy)
-}
+var errSilent = program.ErrSilent

@@ -1,37 +1,19 @@
 package main
 
 import (
-	"encoding/json"
 	"io"
 	"log/slog"
-	"os"
-	"strings"
-	"text/tabwriter"
 
-	"golang.org/x/term"
-
+	"github.com/birthmark/birthmark/cmd/internal/program"
 	"github.com/birthmark/birthmark/internal/web/server"
 )
 
-func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
-
 // printJSON writes v as indented JSON.
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
-}
+func printJSON(w io.Writer, v any) error { return program.PrintJSON(w, v) }
 
 // printTable writes rows in aligned columns under a header.
 func printTable(w io.Writer, header []string, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	for _, row := range append([][]string{header}, rows...) {
-		if _, err := io.WriteString(t, strings.TrimRight(strings.Join(row, "\t"), "\t")+"\n"); err != nil {
-			return err
-		}
-	}
-	return t.Flush()
+	return program.PrintTable(w, header, rows)
 }
 
 // newLogger returns the program's logger; close writes what is left.

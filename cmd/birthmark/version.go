@@ -2,11 +2,10 @@ package main
 
 import (
 	"fmt"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 
+	"github.com/birthmark/birthmark/cmd/internal/program"
 	"github.com/birthmark/birthmark/internal/fault"
 )
 
@@ -19,29 +18,11 @@ type versionCmd struct {
 
 // Run prints what this binary was built from.
 func (c *versionCmd) Run(io *streams) error {
-	info, _ := debug.ReadBuildInfo()
-	v := struct {
-		Version   string   `json:"version"`
-		Go        string   `json:"go"`
-		System    string   `json:"system"`
-		Revision  string   `json:"revision,omitempty"`
-		Libraries []string `json:"libraries"`
-	}{Version: version, Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH}
-	if info != nil {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				v.Revision = s.Value
-			}
-		}
-		for _, d := range info.Deps {
-			v.Libraries = append(v.Libraries, d.Path+" "+d.Version)
-		}
-	}
+	b := program.ThisBuild(version)
 	if c.JSON {
-		return printJSON(io.out, v)
+		return printJSON(io.out, b)
 	}
-	fmt.Fprintf(io.out, "birthmark %s (%s, %s)\n", v.Version, v.Go, v.System)
-	return nil
+	return b.Print(io.out, "birthmark")
 }
 
 type explainCmd struct {

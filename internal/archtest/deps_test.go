@@ -25,7 +25,7 @@ var neverLinked = []string{"testing", "net/http/pprof", "plugin", "net/rpc"}
 // TestBinariesLinkWhatIsOnRecord compares what each command links with its
 // deps.txt, so that a new dependency is seen in review.
 func TestBinariesLinkWhatIsOnRecord(t *testing.T) {
-	commands, err := filepath.Glob(filepath.Join(root, "cmd", "*"))
+	commands, err := filepath.Glob(filepath.Join(root, "cmd", "birthmark*"))
 	if err != nil || len(commands) == 0 {
 		t.Fatalf("%d commands, %v", len(commands), err)
 	}

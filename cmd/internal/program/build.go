@@ -1,0 +1,41 @@
+package program
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+)
+
+// Build is what a binary was made from.
+type Build struct {
+	Version   string   `json:"version"`
+	Go        string   `json:"go"`
+	System    string   `json:"system"` // linux/amd64
+	Revision  string   `json:"revision,omitempty"`
+	Libraries []string `json:"libraries"`
+}
+
+// ThisBuild returns what the running binary was made from.
+func ThisBuild(version string) Build {
+	b := Build{Version: version, Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			b.Revision = s.Value
+		}
+	}
+	for _, d := range info.Deps {
+		b.Libraries = append(b.Libraries, d.Path+" "+d.Version)
+	}
+	return b
+}
+
+// Print writes one line about the build of the named program.
+func (b Build) Print(w io.Writer, name string) error {
+	_, err := fmt.Fprintf(w, "%s %s (%s, %s)\n", name, b.Version, b.Go, b.System)
+	return err
+}
