@@ -96,6 +96,9 @@ func standardTemplate(t *testing.T, p *profile.Profile, iss *Issuer, in Input, k
 	if p.Kind.CA() {
 		cert.BasicConstraintsValid, cert.IsCA, cert.MaxPathLen, cert.MaxPathLenZero = true, true, p.PathLen, p.PathLen == 0
 	}
+	if p.Kind == profile.KindAttestation {
+		cert.BasicConstraintsValid = true
+	}
 	if p.SubjectKeyID {
 		bits, err := publicKeyBits(in.SPKI)
 		if err != nil {
@@ -192,6 +195,9 @@ func standardName(t *testing.T, fields []profile.NameField, values *profile.Valu
 		var v any = s
 		if f.Attribute.Name == "domainComponent" {
 			v = asn1.RawValue{Tag: asn1.TagIA5String, Bytes: []byte(s)}
+		}
+		if strings.HasPrefix(f.Attribute.Name, "tpm") {
+			v = asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(s)}
 		}
 		rdns = append(rdns, pkix.RelativeDistinguishedNameSET{{Type: intOID(t, f.Attribute.OID.String()), Value: v}})
 	}

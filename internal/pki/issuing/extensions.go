@@ -81,6 +81,10 @@ func (c *Compiled) extensions(t profile.KeyType) ([]extension, error) {
 	if p.Kind.CA() {
 		list = append(list, extension{oid: extBasic, critical: true, value: basicValue(p.PathLen)})
 	}
+	if p.Kind == profile.KindAttestation {
+		// WebAuthn Level 3, section 8.3.1, wants it there and without cA.
+		list = append(list, extension{oid: extBasic, critical: true, value: []byte{tagSequence, 0}})
+	}
 	if p.SubjectKeyID {
 		list = append(list, extension{oid: extSubjectKeyID, hole: holeSubjectKey})
 	}

@@ -12,8 +12,9 @@ import (
 func TestPresetsLint(t *testing.T) {
 	// What the presets are known to be told about.
 	expected := map[string][]string{
-		"idevid": {"idevid_key", "idevid_documentation_arc"},
-		"atecc":  {"idevid_documentation_arc", "idevid_no_expiry"},
+		"idevid":     {"idevid_key", "idevid_documentation_arc"},
+		"atecc":      {"idevid_documentation_arc", "idevid_no_expiry"},
+		"idevid-tpm": {"idevid_key"},
 	}
 	for _, name := range profile.Presets() {
 		all, err := Lint(preset(t, name))

@@ -84,7 +84,7 @@ func appendName(dst []byte, name []attribute, values *profile.Values, fixed bool
 		if why := a.field.Attribute.Refuses(s); why != "" {
 			return nil, fault.New(fault.ProfileValue, why)
 		}
-		if fixed && !profile.Printable(s) {
+		if fixed && a.field.Attribute.Form == profile.FormDirectory && !profile.Printable(s) {
 			// One letter outside PrintableString would change the tag.
 			return nil, fault.New(fault.ProfileValue, a.field.Attribute.Name, "has characters that a PrintableString cannot hold")
 		}
@@ -106,6 +106,8 @@ func stringTag(form profile.StringForm, s string) byte {
 	switch {
 	case form == profile.FormIA5:
 		return tagIA5
+	case form == profile.FormUTF8:
+		return tagUTF8
 	case form == profile.FormPrintable || profile.Printable(s):
 		return tagPrintable
 	}

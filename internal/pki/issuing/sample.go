@@ -33,7 +33,8 @@ func SampleValues(p *profile.Profile) profile.Values {
 		CommonName: "Sample", DeviceSerial: "SAMPLE-0001", DeviceID: "sample-device", Product: "sample",
 		Organization: "Sample Ltd", OrganizationalUnit: "Sample", Owner: "sample-owner", Site: "sample-site", Country: "XX",
 		HardwareSerial: "0123456789ABCDEF01", Email: "sample@example.com", URI: "urn:sample",
-		Hosts: []string{"sample.example.com", "192.0.2.1"},
+		Hosts:           []string{"sample.example.com", "192.0.2.1"},
+		TPMManufacturer: "id:53414D50", TPMModel: "Sample", TPMVersion: "id:00010002", EKDigest: strings.Repeat("0123456789abcdef", 4),
 	}
 	fields := slices.Clone(p.Subject)
 	for i := range p.AltNames {

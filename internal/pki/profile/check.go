@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -24,12 +25,15 @@ func (c *Config) check() (*Profile, error) {
 		SubjectKeyID: value(c.SubjectKeyIdentifier, true), NoCheck: c.NoCheck,
 		CRLShards: cmp.Or(c.CRLShards, 1), FixedLength: c.FixedLength,
 		Trusts: slices.Clone(c.Trusts), LeastEvidence: cmp.Or(c.LeastEvidence, "none"),
-		RequireHardware: c.RequireHardware, ServerKeys: cmp.Or(c.ServerKeys, ServerKeysNone),
+		RequireHardware: c.RequireHardware || c.Kind == KindAttestation, ServerKeys: cmp.Or(c.ServerKeys, ServerKeysNone),
 		RequireApproval: c.RequireApproval, RenewSameKey: c.RenewSameKey,
 		AcceptExpiredDays: c.AcceptExpiredDays, OverlapDays: value(c.OverlapDays, OverlapUntilExpiry),
 	}
 	if p.Issuer == "" && p.Kind != KindRoot {
 		p.Issuer = "issuing"
+	}
+	if p.Kind == KindAttestation {
+		p.LeastEvidence = cmp.Or(c.LeastEvidence, "tpm")
 	}
 	plain := p.Kind != KindRoot && p.Kind != KindOCSPResponder
 	p.OCSP = value(c.Status.OCSP, plain)
@@ -63,6 +67,8 @@ func (c *Config) checkNames(p *Profile) error {
 		return wrong("purpose", "an LDevID needs a purpose of lower-case letters, digits and dashes")
 	case p.Kind != KindLDevID && p.Purpose != "":
 		return wrong("purpose", "only an LDevID has a purpose")
+	case p.Purpose == PurposeAttestation:
+		return wrong("purpose", "is taken by profiles of the kind %s", KindAttestation)
 	}
 	return nil
 }
@@ -152,9 +158,19 @@ func (c *Config) checkUsage(p *Profile) error {
 	return nil
 }
 
+// attestationUsage is the extended key usage of a TPM's attestation key.
+const attestationUsage = "tcg-kp-AIKCertificate"
+
+// residencyArc holds the policies by which a CA says that it verified where the
+// key is: resident in a TPM (1), fixed to it (2), restricted (3). TCG, TPM 2.0
+// Keys for Device Identity and Attestation.
+const residencyArc = "2.23.133.11.1."
+
 // refusedUsages are extended key usages that would let a device act as a part of
 // the PKI.
-var refusedUsages = []string{"anyExtendedKeyUsage", "cmcRA", "certificateRequestAgent"}
+var refusedUsages = []string{
+	"anyExtendedKeyUsage", "cmcRA", "certificateRequestAgent", "tcg-kp-EKCertificate", "tcg-kp-PlatformAttributeCertificate",
+}
 
 func (c *Config) checkExtendedUsage(p *Profile) error {
 	for i, name := range c.ExtendedKeyUsage {
@@ -169,6 +185,8 @@ func (c *Config) checkExtendedUsage(p *Profile) error {
 			return wrong(path, "%s is never put into a certificate", known)
 		case known == "OCSPSigning" && p.Kind != KindOCSPResponder:
 			return wrong(path, "OCSPSigning is for an OCSP responder alone")
+		case known == attestationUsage && p.Kind != KindAttestation:
+			return wrong(path, "%s is for an attestation key alone", known)
 		case slices.ContainsFunc(p.ExtendedKeyUsage, o.Equal):
 			return wrong(path, "stands there twice")
 		}
@@ -211,6 +229,9 @@ func (c *Config) checkPolicies(p *Profile) error {
 		if slices.ContainsFunc(p.Policies, o.Equal) {
 			return wrong(at("policies", i), "stands there twice")
 		}
+		if strings.HasPrefix(s, residencyArc) && !p.RequireHardware {
+			return wrong(at("policies", i), "says that the key is in a TPM: needs requireHardwareKey")
+		}
 		p.Policies = append(p.Policies, o)
 	}
 	return nil
@@ -246,9 +267,9 @@ func (c *Config) checkRegister(p *Profile) error {
 		return wrong("serverKeygen", "must be none, sealed or tls")
 	case p.ServerKeys != ServerKeysNone && p.RequireHardware:
 		return wrong("serverKeygen", "contradicts requireHardwareKey: a key that we make is not in a chip")
-	case p.ServerKeys != ServerKeysNone && p.Kind != KindIDevID && p.Kind != KindLDevID:
+	case p.ServerKeys != ServerKeysNone && !p.Kind.Device():
 		return wrong("serverKeygen", "is for devices alone")
-	case p.RequireHardware && p.Kind != KindIDevID && p.Kind != KindLDevID:
+	case p.RequireHardware && !p.Kind.Device():
 		return wrong("requireHardwareKey", "is for devices alone")
 	case p.AcceptExpiredDays < 0 || p.AcceptExpiredDays > 3660:
 		return wrong("acceptExpiredDays", "0 to 3660 days")
@@ -274,6 +295,8 @@ func (c *Config) checkKind(p *Profile) error {
 		if !c.namesAttribute(p, "serialNumber") {
 			return wrong("subject", "an IDevID needs a serialNumber")
 		}
+	case KindAttestation:
+		return c.checkAttestation(p)
 	case KindTLSServer:
 		if !has(serverAuth) {
 			return wrong("extendedKeyUsage", "a TLS server needs serverAuth")
@@ -285,6 +308,33 @@ func (c *Config) checkKind(p *Profile) error {
 	case KindOCSPResponder:
 		if len(p.ExtendedKeyUsage) != 1 || !has(ocspSigning) {
 			return wrong("extendedKeyUsage", "an OCSP responder has OCSPSigning and nothing else")
+		}
+	}
+	return nil
+}
+
+// checkAttestation holds the form of an attestation key's certificate (TCG EK
+// Credential Profile, section 3.2.9; WebAuthn Level 3, section 8.3.1): no subject,
+// and the TPM's maker, model and version, as proven, in its place.
+func (c *Config) checkAttestation(p *Profile) error {
+	if len(p.Subject) > 0 {
+		return wrong("subject", "an attestation key has none")
+	}
+	if len(p.ExtendedKeyUsage) != 1 || ExtendedUsageName(p.ExtendedKeyUsage[0]) != attestationUsage {
+		return wrong("extendedKeyUsage", "an attestation key has %s and nothing else", attestationUsage)
+	}
+	if len(p.KeyUsage) != 1 || p.KeyUsage[0] != UsageDigitalSignature {
+		return wrong("keyUsage", "an attestation key has digitalSignature and nothing else")
+	}
+	i := slices.IndexFunc(p.AltNames, func(n AltName) bool { return n.Type == AltDirectoryName })
+	if i < 0 {
+		return wrong("subjectAltName", "an attestation key needs a directoryName with the TPM's attributes")
+	}
+	for _, s := range []Source{FromTPMManufacturer, FromTPMModel, FromTPMVersion} {
+		if !slices.ContainsFunc(p.AltNames[i].Directory, func(f NameField) bool {
+			return f.Attribute.Name == string(s) && f.Value == Value{From: s}
+		}) {
+			return wrong(at("subjectAltName", i), "needs {attribute: %s, from: %s}", s, s)
 		}
 	}
 	return nil

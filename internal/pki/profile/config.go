@@ -30,7 +30,7 @@ type Config struct {
 	FixedLength bool         `yaml:"fixedLength"` // for chips that store certificates in compressed form
 
 	Trusts            []string   `yaml:"trusts"`             // authorities whose certificates may authenticate a first enrollment
-	LeastEvidence     string     `yaml:"leastEvidence"`      // default "none"
+	LeastEvidence     string     `yaml:"leastEvidence"`      // level of evidence; default "none", or "tpm" for an attestation key
 	RequireHardware   bool       `yaml:"requireHardwareKey"` // the key must be proven to live in a chip; no key of ours, no software key
 	ServerKeys        ServerKeys `yaml:"serverKeygen"`       // keys made by us over EST: none (default), sealed (to a certificate of the requester) or tls (also protected by the connection alone)
 	RequireApproval   bool       `yaml:"requireApproval"`    // a second operator approves each certificate

@@ -22,6 +22,7 @@ const (
 	FormDirectory StringForm = iota // PrintableString where the text allows it, else UTF8String
 	FormPrintable                   // PrintableString only
 	FormIA5                         // IA5String only
+	FormUTF8                        // UTF8String only
 )
 
 var attributes = []Attribute{
@@ -40,6 +41,10 @@ var attributes = []Attribute{
 	{"pseudonym", oid("2.5.4.65"), 128, FormDirectory},
 	{"userId", oid("0.9.2342.19200300.100.1.1"), 256, FormDirectory},
 	{"domainComponent", oid("0.9.2342.19200300.100.1.25"), 63, FormIA5},
+	// TCG EK Credential Profile for TPM Family 2.0, section 3.2.9.
+	{"tpmManufacturer", oid("2.23.133.2.1"), 256, FormUTF8},
+	{"tpmModel", oid("2.23.133.2.2"), 256, FormUTF8},
+	{"tpmVersion", oid("2.23.133.2.3"), 256, FormUTF8},
 }
 
 // Attributes returns the attribute types that profiles may name.

@@ -39,6 +39,9 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// holds marks a change that is not refused.
+const holds = "holds"
+
 func TestRefusedProfiles(t *testing.T) {
 	tests := []struct {
 		old, new string // replaced in base; no old: appended
@@ -141,9 +144,15 @@ func TestRefusedProfiles(t *testing.T) {
 		{"", "acceptExpiredDays: -1\n", "12:", "3660"},
 		{"", "overlapDays: -2\n", "12:", "3660"},
 		{"", "fixedLength: true\n", "12:", "alignHour"},
+		{"purpose: test", "purpose: attestation", "3:10", "taken"},
+		{"[clientAuth]", "[tcg-kp-EKCertificate]", "11:", "never"},
+		{"[clientAuth]", "[2.23.133.8.2]", "11:", "never"},
+		{"[clientAuth]", "[2.23.133.8.3]", "11:", "attestation key alone"},
+		{"", "policies: [2.23.133.11.1.1]\n", "12:12", "requireHardwareKey"},
+		{"", "requireHardwareKey: true\npolicies: [2.23.133.11.1.1]\n", "", holds},
 		{"kind: ldevid\npurpose: test", "kind: root", "", "an authority needs keyCertSign"},
 		{"kind: ldevid\npurpose: test", "kind: tls-server", "", "serverAuth"},
-		{"extendedKeyUsage: [clientAuth]", "", "", ""}, // holds: see below
+		{"extendedKeyUsage: [clientAuth]", "", "", holds},
 		{"kind: ldevid\npurpose: test", "kind: ocsp-responder", "", "OCSPSigning"},
 		{"kind: ldevid\npurpose: test", "kind: idevid", "", "serialNumber"},
 		{"", "---\nname: two\n", "", "one YAML document"},
@@ -165,7 +174,7 @@ func TestRefusedProfiles(t *testing.T) {
 			t.Fatalf("%q is not in the profile", tt.old)
 		}
 		_, err := Parse([]byte(text))
-		if tt.new == "" && tt.what == "" {
+		if tt.what == holds {
 			if err != nil {
 				t.Errorf("without %q: %v", tt.old, err)
 			}
@@ -218,6 +227,38 @@ keyUsage: [keyCertSign, cRLSign]
 		if _, err := Parse([]byte(text)); !fault.Has(err, fault.ProfileInvalid) || !strings.Contains(err.Error(), tt.what) {
 			t.Errorf("%q: %v, want %q", tt.new, err, tt.what)
 		}
+	}
+}
+
+func TestRefusedAttestationKeys(t *testing.T) {
+	text, _ := Preset("attestation-key")
+	p, err := Parse(text)
+	if err != nil || !p.RequireHardware || p.LeastEvidence != "tpm-genuine" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	for _, tt := range []struct{ old, new, what string }{
+		{"subjectAltName:", "subject: [{attribute: commonName, value: x}]\nsubjectAltName:", "has none"},
+		{"[tcg-kp-AIKCertificate]", "[tcg-kp-AIKCertificate, clientAuth]", "nothing else"},
+		{"[tcg-kp-AIKCertificate]", "[clientAuth]", "nothing else"},
+		{"extendedKeyUsage: [tcg-kp-AIKCertificate]", "", "nothing else"},
+		{"[digitalSignature]", "[digitalSignature, nonRepudiation]", "nothing else"},
+		{"from: tpmVersion}", "from: tpmVersion, optional: true}", "tpmVersion"},
+		{"attribute: tpmModel, from: tpmModel", "attribute: tpmModel, from: product", "tpmModel"},
+		{"from: tpmManufacturer}", "value: \"id:494E5443\"}", "tpmManufacturer"},
+		{"renewSameKey", "serverKeygen: sealed\nrenewSameKey", "contradicts"},
+		{"renewSameKey", "purpose: attestation\nrenewSameKey", "LDevID"},
+	} {
+		changed := strings.Replace(string(text), tt.old, tt.new, 1)
+		if changed == string(text) {
+			t.Fatalf("%q is not in the preset", tt.old)
+		}
+		if _, err := Parse([]byte(changed)); !fault.Has(err, fault.ProfileInvalid) || !strings.Contains(err.Error(), tt.what) {
+			t.Errorf("%q: %v, want %q", tt.new, err, tt.what)
+		}
+	}
+	changed := strings.Replace(string(text), "leastEvidence: tpm-genuine\n", "", 1)
+	if p, err := Parse([]byte(changed)); err != nil || p.LeastEvidence != "tpm" {
+		t.Errorf("the default is %q, %v", p.LeastEvidence, err)
 	}
 }
 

@@ -28,15 +28,23 @@ const (
 	KindStation       Kind = "station"
 	KindOperator      Kind = "operator"
 	KindOCSPResponder Kind = "ocsp-responder"
+	KindAttestation   Kind = "attestation" // of a TPM's attestation key
 )
 
 // Kinds returns all kinds.
 func Kinds() []Kind {
-	return []Kind{KindRoot, KindIssuing, KindIDevID, KindLDevID, KindTLSServer, KindStation, KindOperator, KindOCSPResponder}
+	return []Kind{KindRoot, KindIssuing, KindIDevID, KindLDevID, KindTLSServer, KindStation, KindOperator, KindOCSPResponder, KindAttestation}
 }
 
 // CA reports whether certificates of this kind may sign certificates.
 func (k Kind) CA() bool { return k == KindRoot || k == KindIssuing }
+
+// Device reports whether certificates of this kind belong to devices.
+func (k Kind) Device() bool { return k == KindIDevID || k == KindLDevID || k == KindAttestation }
+
+// PurposeAttestation is the purpose under which a device's attestation
+// certificate is current; no LDevID has it.
+const PurposeAttestation = "attestation"
 
 // OverlapUntilExpiry is the OverlapDays of a profile whose old credentials stay
 // valid until they expire.
@@ -86,7 +94,7 @@ type Profile struct {
 
 	Trusts            []string // authorities whose certificates may authenticate a first enrollment
 	LeastEvidence     string
-	RequireHardware   bool // of the subject's key: proven to live in a chip
+	RequireHardware   bool // of the subject's key: proven to live in a chip; always true for KindAttestation
 	ServerKeys        ServerKeys
 	RequireApproval   bool
 	RenewSameKey      bool

@@ -8,7 +8,7 @@ import (
 
 func TestPresetsParse(t *testing.T) {
 	names := Presets()
-	if len(names) != 12 {
+	if len(names) != 15 {
 		t.Errorf("there are %d presets: %v", len(names), names)
 	}
 	for _, name := range names {

@@ -99,6 +99,9 @@ var purposes = []purposeName{
 	{"cmcRA", oid("1.3.6.1.5.5.7.3.28")},
 	{"anyExtendedKeyUsage", oid("2.5.29.37.0")},
 	{"certificateRequestAgent", oid("1.3.6.1.4.1.311.20.2.1")},
+	{"tcg-kp-EKCertificate", oid("2.23.133.8.1")},
+	{"tcg-kp-PlatformAttributeCertificate", oid("2.23.133.8.2")},
+	{"tcg-kp-AIKCertificate", oid("2.23.133.8.3")},
 }
 
 // ExtendedUsageByName returns the OID of an extended key usage from its name or

@@ -18,6 +18,10 @@ const (
 	FromEmail              Source = "email"
 	FromURI                Source = "uri"
 	FromHosts              Source = "hosts"
+	FromTPMManufacturer    Source = "tpmManufacturer"
+	FromTPMModel           Source = "tpmModel"
+	FromTPMVersion         Source = "tpmVersion"
+	FromEKDigest           Source = "ekDigest"
 )
 
 // Sources returns all sources.
@@ -25,6 +29,7 @@ func Sources() []Source {
 	return []Source{
 		FromCommonName, FromDeviceSerial, FromDeviceID, FromProduct, FromOrganization, FromOrganizationalUnit,
 		FromOwner, FromSite, FromCountry, FromHardwareSerial, FromEmail, FromURI, FromHosts,
+		FromTPMManufacturer, FromTPMModel, FromTPMVersion, FromEKDigest,
 	}
 }
 
@@ -45,6 +50,12 @@ type Values struct {
 	Email              string   // of an operator
 	URI                string   // of an application
 	Hosts              []string // DNS names and IP addresses of a server
+
+	// What a TPM was proven to be, as its EK certificate says.
+	TPMManufacturer string // "id:494E5443"
+	TPMModel        string
+	TPMVersion      string // "id:00010002"
+	EKDigest        string // SHA-256 of the EK certificate, hexadecimal
 }
 
 // Get returns the value that a source names; FromHosts has none, since it names
@@ -89,6 +100,14 @@ func (v *Values) slot(s Source) *string {
 		return &v.Email
 	case FromURI:
 		return &v.URI
+	case FromTPMManufacturer:
+		return &v.TPMManufacturer
+	case FromTPMModel:
+		return &v.TPMModel
+	case FromTPMVersion:
+		return &v.TPMVersion
+	case FromEKDigest:
+		return &v.EKDigest
 	}
 	return nil
 }
