@@ -110,10 +110,13 @@ type Evidence struct {
 type TPMRecord struct {
 	EK           [32]byte // SHA-256 of the EK's SubjectPublicKeyInfo
 	Device       device.ID
-	Chip         int64 // manifest entry; 0: none
+	Chip         int64    // manifest entry; 0: none
+	AK           [32]byte // SHA-256 of the Name of the AK that showed the counters
+	Plain        bool     // see device.TPMState, whose WentBack compares
 	ResetCount   uint32
 	RestartCount uint32
 	Clock        uint64 // milliseconds
+	Safe         bool
 	Firmware     uint64 // TPMS_ATTEST's firmwareVersion; obfuscated for some AKs
 	Vendor       string
 	Model        string

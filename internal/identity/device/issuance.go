@@ -146,10 +146,39 @@ type Attestation struct {
 type TPMState struct {
 	EK           [32]byte // SHA-256 of the EK's SubjectPublicKeyInfo
 	Chip         int64    // manifest entry; 0: none
+	AK           [32]byte // SHA-256 of the Name of the AK that attested; zero: unknown
+	Plain        bool     // the counts and the firmware are the TPM's own; else masked for this AK alone
 	ResetCount   uint32
 	RestartCount uint32
-	Clock        uint64
+	Clock        uint64 // milliseconds
+	Safe         bool   // the clock has never shown this value before
 	Firmware     uint64
 	Vendor       string
 	Model        string
+}
+
+// unsafeClock is how far a TPM's clock may fall back, in milliseconds, when power
+// went without a shutdown: what Part 2, table of TPM_PT_CLOCK_UPDATE, allows
+// between two writes of the clock.
+const unsafeClock = 1 << 22
+
+// WentBack reports whether a TPM that was in the earlier state cannot be in this
+// one now: it was shown from the past, or the TPM was cleared since. Reset and
+// restart count say it where they can be compared: a TPM adds a secret of the key
+// to them for AKs outside the endorsement and platform hierarchies (Part 1, section
+// "Obfuscation of counts"). The clock is never masked.
+func (t TPMState) WentBack(earlier TPMState) bool {
+	if t.Plain && earlier.Plain || t.AK == earlier.AK && t.AK != [32]byte{} {
+		switch {
+		case t.ResetCount != earlier.ResetCount:
+			return t.ResetCount < earlier.ResetCount
+		case t.RestartCount != earlier.RestartCount:
+			return t.RestartCount < earlier.RestartCount
+		}
+		return t.Clock < earlier.Clock
+	}
+	if t.Safe {
+		return t.Clock < earlier.Clock
+	}
+	return t.Clock+unsafeClock < earlier.Clock
 }
