@@ -309,6 +309,11 @@ func (c *Config) checkKind(p *Profile) error {
 		if len(p.ExtendedKeyUsage) != 1 || !has(ocspSigning) {
 			return wrong("extendedKeyUsage", "an OCSP responder has OCSPSigning and nothing else")
 		}
+	case KindTranscript:
+		documentSigning, _ := ExtendedUsageByName("documentSigning")
+		if len(p.ExtendedKeyUsage) != 1 || !has(documentSigning) {
+			return wrong("extendedKeyUsage", "a transcript has documentSigning and nothing else")
+		}
 	}
 	return nil
 }

@@ -29,11 +29,15 @@ const (
 	KindOperator      Kind = "operator"
 	KindOCSPResponder Kind = "ocsp-responder"
 	KindAttestation   Kind = "attestation" // of a TPM's attestation key
+	KindTranscript    Kind = "transcript"  // of a key ceremony's transcript
 )
 
 // Kinds returns all kinds.
 func Kinds() []Kind {
-	return []Kind{KindRoot, KindIssuing, KindIDevID, KindLDevID, KindTLSServer, KindStation, KindOperator, KindOCSPResponder, KindAttestation}
+	return []Kind{
+		KindRoot, KindIssuing, KindIDevID, KindLDevID, KindTLSServer, KindStation, KindOperator, KindOCSPResponder,
+		KindAttestation, KindTranscript,
+	}
 }
 
 // CA reports whether certificates of this kind may sign certificates.

@@ -97,6 +97,7 @@ var purposes = []purposeName{
 	{"eapOverLAN", oid("1.3.6.1.5.5.7.3.14")},
 	{"ipsecIKE", oid("1.3.6.1.5.5.7.3.17")},
 	{"cmcRA", oid("1.3.6.1.5.5.7.3.28")},
+	{"documentSigning", oid("1.3.6.1.5.5.7.3.36")}, // RFC 9336
 	{"anyExtendedKeyUsage", oid("2.5.29.37.0")},
 	{"certificateRequestAgent", oid("1.3.6.1.4.1.311.20.2.1")},
 	{"tcg-kp-EKCertificate", oid("2.23.133.8.1")},
