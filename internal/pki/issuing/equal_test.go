@@ -326,7 +326,7 @@ subjectAltName:
   - {type: iPAddress, value: 10.1.2.3}
   - {type: rfc822Name, value: a@example.com}
   - {type: hardwareModuleName, hardwareType: 1.3.6.1.4.1.32473.7, from: hardwareSerial, hex: true}
-  - {type: permanentIdentifier, from: deviceId, assigner: 2.23.133.12.1}
+  - {type: permanentIdentifier, from: deviceId, assigner: 1.3.6.1.4.1.32473.8}
   - {type: permanentIdentifier, from: deviceSerial}
   - {type: directoryName, directory: [{attribute: commonName, from: deviceSerial}, {attribute: organizationName, value: X}]}
 keyUsage: [digitalSignature, nonRepudiation]

@@ -143,6 +143,7 @@ var altNameRules = []rule{
 		}
 		return ""
 	}),
+	altNameRule("alt_name_ek_digest", Error, "TCG TPM 2.0 Keys for Device Identity and Attestation", choiceOther, checkEKDigest),
 	{"alt_name_server", Warning, "RFC 9525, section 6.1", func(c *certificate) string {
 		if c.has(oidServerAuth) && !c.isCA() && c.extension(oidSubjectAltName) == nil {
 			return "clients look for a server's name in the alternative name, and there is none"

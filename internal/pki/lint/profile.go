@@ -22,15 +22,19 @@ type profileRule struct {
 }
 
 // AgainstProfile returns where a certificate differs from what the profile says,
-// and for device identities where it differs from IEEE 802.1AR.
+// for device identities where it differs from IEEE 802.1AR, and for attestation
+// keys where it differs from what the TCG and WebAuthn want.
 func AgainstProfile(der []byte, p *profile.Profile) []Finding {
 	c := parse(der)
 	if c == nil {
 		return []Finding{wellFormed.finding("these bytes are not a certificate in DER")}
 	}
 	list := profileRules
-	if p.Kind == profile.KindIDevID {
+	switch p.Kind {
+	case profile.KindIDevID:
 		list = slices.Concat(profileRules, idevidRules)
+	case profile.KindAttestation:
+		list = slices.Concat(profileRules, attestationRules)
 	}
 	var findings []Finding
 	for _, r := range list {

@@ -182,8 +182,66 @@ func TestInitialDeviceIdentities(t *testing.T) {
 	}
 }
 
+const attestationProfile = `
+name: ak
+kind: attestation
+keys: [p256]
+validity: {days: 365}
+subjectAltName:
+  - {type: directoryName, directory: [{attribute: tpmManufacturer, from: tpmManufacturer}, {attribute: tpmModel, from: tpmModel}, {attribute: tpmVersion, from: tpmVersion}]}
+keyUsage: [digitalSignature]
+extendedKeyUsage: [tcg-kp-AIKCertificate]
+`
+
+func tpmName(tag byte, maker, model, version string) []byte {
+	return tlv(0xa4, seq(rdn(oidTPMManufacturer, tag, maker), rdn(oidTPMModel, tag, model), rdn(oidTPMVersion, tag, version)))
+}
+
+func attestationKey() *parts {
+	p := leaf()
+	p.subject = seq()
+	p.set(oidExtendedUsage, seq(oid(oidAttestationKey)))
+	p.set(oidSubjectAltName, seq(tpmName(utf8Tag, "id:494E5443", "SPTx", "id:00010002"))).critical = isTrue
+	p.exts = append(p.exts, ext{oidBasicConstraints, isTrue, seq()})
+	return p
+}
+
+func TestAttestationKeys(t *testing.T) {
+	p := parseProfile(t, attestationProfile)
+	der := attestationKey().der()
+	if findings := append(Certificate(der), AgainstProfile(der, p)...); len(findings) > 0 {
+		t.Fatalf("before any change: %+v", findings)
+	}
+	cases := []breakage{
+		{"attestation_subject", attestationKey, subject(rdn(oidCommonName, printable, "1"))},
+		{"subject_empty_alt_name", attestationKey, func(p *parts) { p.get(oidSubjectAltName).critical = nil }},
+		{"attestation_tpm", attestationKey, san(tpmName(printable, "id:494E5443", "SPTx", "id:00010002"))},
+		{"attestation_tpm", attestationKey, san(tpmName(utf8Tag, "id:494E5443", "", "id:00010002"))},
+		{"attestation_tpm", attestationKey, san(str(0x82, "a.example.com"))},
+		{"attestation_tpm_form", attestationKey, san(tpmName(utf8Tag, "id:494e5443", "SPTx", "id:00010002"))},
+		{"attestation_tpm_form", attestationKey, san(tpmName(utf8Tag, "id:494E5443", "SPTx", "1.2"))},
+		{"attestation_purpose", attestationKey, with(oidExtendedUsage, seq(oid(oidClientAuth)))},
+		{"attestation_leaf", attestationKey, without(oidBasicConstraints)},
+		{"attestation_leaf", attestationKey, critical(oidBasicConstraints, seq(isTrue))},
+		{"attestation_key_usage", attestationKey, usage("030206c0")},
+		{"attestation_key_usage", attestationKey, func(p *parts) { p.get(oidKeyUsage).critical = nil }},
+	}
+	for i, b := range cases {
+		c := b.from()
+		b.do(c)
+		if findings := append(Certificate(c.der()), AgainstProfile(c.der(), p)...); !finds(findings, b.rule) {
+			t.Errorf("case %d: %s is not found, only %+v", i, b.rule, findings)
+		}
+	}
+	for _, r := range attestationRules {
+		if !slices.ContainsFunc(cases, func(b breakage) bool { return b.rule == r.id }) {
+			t.Errorf("nothing breaks %s", r.id)
+		}
+	}
+}
+
 func FuzzCertificate(f *testing.F) {
-	for _, p := range []*parts{leaf(), authority(), responder(), idevid()} {
+	for _, p := range []*parts{leaf(), authority(), responder(), idevid(), attestationKey()} {
 		f.Add(p.der())
 	}
 	for _, b := range breakages {
@@ -191,12 +249,20 @@ func FuzzCertificate(f *testing.F) {
 		b.do(p)
 		f.Add(p.der())
 	}
-	prof, err := profile.Parse([]byte(idevidProfile))
-	if err != nil {
-		f.Fatal(err)
+	var profiles []*profile.Profile
+	for _, text := range []string{idevidProfile, attestationProfile} {
+		p, err := profile.Parse([]byte(text))
+		if err != nil {
+			f.Fatal(err)
+		}
+		profiles = append(profiles, p)
 	}
 	f.Fuzz(func(t *testing.T, der []byte) {
-		for _, x := range append(Certificate(der), AgainstProfile(der, prof)...) {
+		findings := Certificate(der)
+		for _, p := range profiles {
+			findings = append(findings, AgainstProfile(der, p)...)
+		}
+		for _, x := range findings {
 			if x.Rule == "" || x.Message == "" || x.Severity == "" || x.Source == "" {
 				t.Errorf("half a finding: %+v", x)
 			}

@@ -249,6 +249,7 @@ var breakages = []breakage{
 	{"alt_name_other", leaf, san(tlv(0xa0, oid(oidHardwareName)))},
 	{"alt_name_hardware_module", leaf, san(tlv(0xa0, oid(oidHardwareName), tlv(0xa0, seq(oid("1.2.3"), tlv(4)))))},
 	{"alt_name_hardware_module", leaf, san(tlv(0xa0, oid(oidHardwareName), tlv(0xa0, seq(oid("1.2.3"), str(utf8Tag, "1")))))},
+	{"alt_name_ek_digest", leaf, san(tlv(0xa0, oid(oidPermanentID), tlv(0xa0, seq(str(utf8Tag, "01"), oid(oidEKDigest)))))},
 	{"alt_name_permanent_id", leaf, san(tlv(0xa0, oid(oidPermanentID), tlv(0xa0, seq(tlv(4, []byte{1})))))},
 	{"alt_name_server", leaf, func(p *parts) {
 		p.set(oidExtendedUsage, seq(oid(oidServerAuth)))
