@@ -18,6 +18,7 @@ type Roots struct {
 	Content    []byte // the bundle as signed (JSON), see RootsFile
 	Digest     [32]byte
 	Signer     []byte // DER SubjectPublicKeyInfo of the pinned signer
+	Repinned   bool   // an operator accepted another signer than that of the version before
 	ImportedBy string
 	ImportedAt time.Time
 }
@@ -59,7 +60,7 @@ type Deny struct {
 }
 
 // Policy says which firmware states a product's TPMs may be in. The newest of a
-// product counts.
+// product counts; one without content says that there is none any more.
 type Policy struct {
 	ID      int64
 	Product int64
@@ -127,10 +128,13 @@ type TPMRecord struct {
 type Store interface {
 	AttestPlane(ctx context.Context) (Plane, error)
 	// AddRoots stores a version of a bundle: fault.RootsOlder when one of the same
-	// name is as new, unless it is the same octets: then nothing is done. Control.
+	// name is as new, unless it is the same octets: then nothing is done.
+	// fault.RootsSigner when the newest has another signer and r is not Repinned.
+	// Control.
 	AddRoots(ctx context.Context, r Roots, entries ...ledger.Entry) (id int64, err error)
 	RootsHistory(ctx context.Context, name string) ([]Roots, error) // newest first; empty name: all
-	// SetPolicy stores the next version of a product's policy. Control.
+	// SetPolicy stores the next version of a product's policy: device.ErrStale when
+	// p.Version is not that. Control.
 	SetPolicy(ctx context.Context, p Policy, entries ...ledger.Entry) (Policy, error)
 
 	// TicketKey returns the installation's key for sealing challenges, made at
@@ -145,12 +149,13 @@ type Store interface {
 	// Evidence returns what was shown for a credential: fault.CredentialUnknown
 	// where there is none in scope.
 	Evidence(ctx context.Context, s access.Scope, id device.CredentialID) (Evidence, error)
-	// TPMOf returns the TPM of a device: fault.DeviceUnknown where it has none.
+	// TPMOf returns the TPM of a device, the one that was seen last:
+	// fault.DeviceUnknown where it has none.
 	TPMOf(ctx context.Context, s access.Scope, id device.ID) (TPMRecord, error)
 	// TPM returns the record of an EK: fault.ChipUnknown when it was never seen.
 	TPM(ctx context.Context, ek [32]byte) (TPMRecord, error)
-	// ResetTPM forgets a device's counters, so that a TPM that was cleared may
-	// enroll again.
+	// ResetTPM forgets the counters of a device's TPMs, so that one that was cleared
+	// may enroll again: fault.DeviceUnknown where it has none.
 	ResetTPM(ctx context.Context, id device.ID, entries ...ledger.Entry) error
 	// Record writes entries that no other write carries: refused evidence.
 	Record(ctx context.Context, entries ...ledger.Entry) error

@@ -43,6 +43,12 @@ func newBody(k Kind) fields {
 		return new(ConfirmedUnit)
 	case UnitScrapped:
 		return new(EndedUnit)
+	case EvidenceKept:
+		return new(KeptEvidence)
+	case EvidenceRefused:
+		return new(RefusedEvidence)
+	case TPMReset:
+		return new(ResetTPM)
 	}
 	return nil
 }

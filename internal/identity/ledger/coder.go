@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -150,7 +151,7 @@ func (c *coder) ranges(name string, v *[][2]int64) {
 }
 
 // small is int for values of other integer types.
-func small[T ~int | ~int32 | ~uint8](c *coder, name string, v *T, p presence) {
+func small[T ~int | ~int32 | ~uint32 | ~uint8](c *coder, name string, v *T, p presence) {
 	i := int64(*v)
 	c.int(name, &i, p)
 	*v = T(i)
@@ -187,6 +188,17 @@ func (c *coder) id(name string, v *int64, p presence) {
 	}
 	*v = int64(u)
 	c.given(name, u == 0, p)
+}
+
+// word writes 64 bits as 16 hex digits, unless all are zero.
+func (c *coder) word(name string, v *uint64) {
+	if !c.key(name, *v == 0, unlessZero) {
+		return
+	}
+	raw := binary.BigEndian.AppendUint64(nil, *v)
+	c.octets(name, raw)
+	*v = binary.BigEndian.Uint64(raw)
+	c.given(name, *v == 0, unlessZero)
 }
 
 func (c *coder) digest(name string, v *[32]byte, p presence) {

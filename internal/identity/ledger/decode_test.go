@@ -21,6 +21,7 @@ var kinds = []Kind{
 	CertificateHeld, CertificateFreed, CRLSigned, TokenCreated, TokenRevoked, OperatorChanged,
 	ApprovalRequested, ApprovalDecided, ApprovalExecuted, NodeStarted, ClockAccepted, BackupMade,
 	BackupRestored, Installed, UnitIssued, UnitConfirmed, UnitScrapped, OrderChanged, AlarmRaised,
+	EvidenceKept, EvidenceRefused, TPMReset, RootsImported, TPMPolicySet,
 }
 
 var awkward = []string{"", "plain", `"`, `\`, `\"`, "a\x00b", "\n\t\r\x1f", "\x7f", "Zürich", "\xff\xfe", "\u2028", "😀", `</script>`, `\u0041`}
@@ -121,6 +122,31 @@ func drawBody(t *rapid.T, k Kind) Body {
 		}
 		return b
 	}
+	return drawEvidence(t, newBody(k))
+}
+
+func drawEvidence(t *rapid.T, body fields) Body {
+	id := func(label string) int64 { return rapid.Int64Range(1, math.MaxInt64).Draw(t, label) }
+	switch b := body.(type) {
+	case *KeptEvidence:
+		*b = KeptEvidence{
+			Credential: rapid.Int64().Draw(t, "credential"), Device: id("device"), Kind: drawString(t, "kind"), Claims: rapid.Uint8().Draw(t, "claims"),
+			Digest: drawDigest(t, "digest"), EK: drawDigest(t, "ek"), AK: drawDigest(t, "ak"), Chip: id("chip"),
+			Plain: rapid.Bool().Draw(t, "plain"), Safe: rapid.Bool().Draw(t, "safe"),
+			ResetCount: rapid.Uint32().Draw(t, "reset"), RestartCount: rapid.Uint32().Draw(t, "restart"), Clock: rapid.Uint64().Draw(t, "clock"),
+			Firmware: rapid.Uint64().Draw(t, "firmware"), Vendor: drawString(t, "vendor"), Model: drawString(t, "model"),
+		}
+		return b
+	case *RefusedEvidence:
+		*b = RefusedEvidence{
+			Code: drawString(t, "code"), Device: id("device"), DeviceSerial: drawString(t, "device serial"), Order: rapid.Int64().Draw(t, "order"),
+			Station: rapid.Int64().Draw(t, "station"), EK: drawDigest(t, "ek"), Detail: drawString(t, "detail"),
+		}
+		return b
+	case *ResetTPM:
+		*b = ResetTPM{Device: id("device"), Reason: drawDigest(t, "reason")}
+		return b
+	}
 	return JSON(map[string]string{drawString(t, "key"): drawString(t, "value")})
 }
 
@@ -202,6 +228,12 @@ func exampleBodies() []Entry {
 		{Kind: DeviceDiscarded, Body: &Discarded{Device: 9}},
 		{Kind: SerialsLeased, Body: &Leased{Fence: 2, Node: "n", First: 3, Count: 4, Seed: d(10)}},
 		{Kind: SerialsClosed, Body: &Closed{First: 1, Count: 90, Node: "n", Abandoned: [][2]int64{{2, 4}, {10, 10}}}},
+		{Kind: EvidenceKept, Body: &KeptEvidence{
+			Credential: 1, Device: 2, Kind: "tpm", Claims: 255, Digest: d(11), EK: d(12), AK: d(13), Plain: true, Safe: true, Chip: 3, ResetCount: math.MaxUint32, RestartCount: 4,
+			Clock: math.MaxUint64, Firmware: 1 << 63, Vendor: "id:494E5443", Model: "SLB 9672",
+		}},
+		{Kind: EvidenceRefused, Body: &RefusedEvidence{Code: "BM-9042", Device: 1, DeviceSerial: "SN-1", Order: 2, Station: 3, EK: d(14), Detail: "AK \"x\""}},
+		{Kind: TPMReset, Body: &ResetTPM{Device: 1, Reason: d(15)}},
 	}
 }
 
