@@ -37,7 +37,7 @@ var roles = []role{
 	{Planner, slices.Concat(reading, []Action{OrderManage, ApprovalDecide})},
 	{RAOfficer, slices.Concat(reading, []Action{
 		DeviceRegister, DeviceManage, ProductManage, CertificateIssue, CertificateRevoke, ApprovalDecide,
-		OrderManage, StationManage, ManifestImport, ManifestManage, AlarmManage, WebhookManage,
+		OrderManage, StationManage, ManifestImport, ManifestManage, AlarmManage, WebhookManage, AttestManage,
 	})},
 	{CAOfficer, slices.Concat(reading, []Action{
 		AuthorityManage, ProfileManage, CertificateRevoke, ApprovalDecide, LedgerRead,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -300,6 +301,11 @@ func TestProfileVersions(t *testing.T) {
 	}
 	_, err = w.ImportProfile(t.Context(), "local:root", []byte("name: x\nkind: ldevid\nissuer: nobody\npurpose: x\nkeys: [p256]\nvalidity: {days: 1}\nsubject: [{attribute: commonName, from: deviceSerial}]\nkeyUsage: [digitalSignature]\n"))
 	wantFault(t, err, fault.AuthorityUnknown)
+	_, err = w.ImportProfile(t.Context(), "local:root", append(slices.Clone(text), "leastEvidence: enclave\n"...))
+	wantFault(t, err, fault.ProfileInvalid)
+	if !strings.Contains(err.Error(), "tpm-firmware") {
+		t.Errorf("the refusal names no level: %v", err)
+	}
 }
 
 func TestProductsAndLabelsNameProfilesThatAreThere(t *testing.T) {
@@ -313,6 +319,13 @@ func TestProductsAndLabelsNameProfilesThatAreThere(t *testing.T) {
 	_, err = w.AddProduct(ctx, "local:root", device.Product{Name: "x", Profiles: []string{"tls-server"}})
 	wantFault(t, err, fault.ParameterInvalid)
 	noError(t, w.SetLabel(ctx, "local:root", authority.Label{Name: "cloud", Profile: "ldevid-cloud", Wrap: 64}))
+	_, err = w.AddProduct(ctx, "local:root", device.Product{Name: "x", Profiles: []string{"idevid"}, LeastEvidence: "tpn"})
+	wantFault(t, err, fault.ParameterInvalid)
+	if !strings.Contains(err.Error(), "tpm-genuine") {
+		t.Errorf("the refusal names no level: %v", err)
+	}
+	_, err = w.AddProduct(ctx, "local:root", device.Product{Name: "y", Profiles: []string{"idevid-tpm", "attestation-key"}, LeastEvidence: "tpm-firmware"})
+	noError(t, err)
 	wantFault(t, w.SetLabel(ctx, "local:root", authority.Label{Name: "cacerts", Profile: "ldevid-cloud"}), fault.ParameterInvalid)
 	wantFault(t, w.SetLabel(ctx, "local:root", authority.Label{Name: "a/b", Profile: "ldevid-cloud"}), fault.ParameterInvalid)
 	snap, err := w.Snapshot(ctx)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/pki/issuing"
@@ -47,6 +49,9 @@ func (s *Service) ImportProfile(ctx context.Context, actor string, text []byte) 
 // fits refuses a profile that its issuer could not issue under. A root's own
 // profile and those that a root signs are compiled in its session.
 func (s *Snapshot) fits(p *profile.Profile) error {
+	if _, err := attest.Least(p.LeastEvidence); err != nil {
+		return fault.New(fault.ProfileInvalid, "leastEvidence: must be one of", strings.Join(attest.LevelNames(), ", "))
+	}
 	if p.Kind == profile.KindRoot {
 		return nil
 	}
@@ -176,7 +181,7 @@ func (s *Snapshot) CheckProduct(p *device.Product) error {
 		if !ok {
 			return fault.New(fault.ProfileUnknown, name)
 		}
-		if r.Profile == nil || r.Profile.Kind != profile.KindIDevID && r.Profile.Kind != profile.KindLDevID {
+		if r.Profile == nil || !r.Profile.Kind.Device() {
 			return fault.New(fault.ParameterInvalid, "profile", name, "is not for devices")
 		}
 	}
@@ -267,6 +272,9 @@ func (s *Service) ChangeProduct(ctx context.Context, actor string, p device.Prod
 func (s *Service) checkProduct(ctx context.Context, p *device.Product) error {
 	if !productName.MatchString(p.Name) {
 		return fault.New(fault.ParameterInvalid, "a product's name has 1 to 64 letters, digits, spaces and . _ + -")
+	}
+	if _, err := attest.Least(p.LeastEvidence); err != nil {
+		return fault.New(fault.ParameterInvalid, "least evidence: must be one of", strings.Join(attest.LevelNames(), ", "))
 	}
 	snap, err := s.Refresh(ctx)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/station"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/attest"
+	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 )
@@ -95,7 +97,11 @@ func (s *Service) stationOrder(ctx context.Context, st StationRef, number string
 
 // Status says what a station may do now.
 func (s *Service) Status(ctx context.Context, st StationRef) (station.Status, error) {
-	p, err := s.newestPlane(ctx)
+	snap, err := s.authorities.Refresh(ctx)
+	if err != nil {
+		return station.Status{}, err
+	}
+	p, err := s.planes.Plane(ctx, snap.Epoch)
 	if err != nil {
 		return station.Status{}, err
 	}
@@ -116,23 +122,33 @@ func (s *Service) Status(ctx context.Context, st StationRef) (station.Status, er
 		if err != nil {
 			return station.Status{}, err
 		}
-		out.Orders = append(out.Orders, s.lineView(&o, &product))
+		out.Orders = append(out.Orders, s.lineView(snap, &o, &product))
 	}
 	return out, nil
 }
 
 // lineView is an order as stations see it.
-func (s *Service) lineView(o *Order, p *device.Product) station.Order {
+func (s *Service) lineView(snap *authority.Snapshot, o *Order, p *device.Product) station.Order {
 	state := o.State.String()
 	if o.Frozen {
 		state = "frozen"
 	}
 	return station.Order{
-		Number: o.Number, State: state, Product: p.Name, KeyModel: string(p.KeyModel), Proof: NeedsChip(p), ChipTypes: ChipTypesFor(o, p),
+		Number: o.Number, State: state, Product: p.Name, KeyModel: string(p.KeyModel), Proof: NeedsChip(p), Evidence: Demanded(snap, p), ChipTypes: ChipTypesFor(o, p),
 		Quantity: o.Quantity, Spares: o.Spares, Issued: o.Counts.Issued, Live: o.Counts.Live, Confirmed: o.Counts.Confirmed,
 		Scrapped: o.Counts.Scrapped, Left: o.Left(), SerialFrom: o.SerialFrom, SerialTo: o.SerialTo,
 		TaktMillis: o.Takt.Milliseconds(), StatementKey: s.statements.PublicKey(),
 	}
+}
+
+// Demanded says what level of evidence units of a product have to reach: what the
+// product demands and what the profile of its initial identities does.
+func Demanded(snap *authority.Snapshot, p *device.Product) string {
+	profileLevel := ""
+	if road, err := snap.Road(p.IDevIDProfile); err == nil {
+		profileLevel = road.Profile.LeastEvidence
+	}
+	return attest.Demanded(p.LeastEvidence, profileLevel)
 }
 
 // newestUnit returns the newest unit of a device serial in an order, or

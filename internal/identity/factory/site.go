@@ -113,6 +113,7 @@ func (s *Service) productByID(ctx context.Context, id int64) (device.Product, er
 // Names are the names behind the numbers in the factory's rows.
 type Names struct {
 	sites, stations, products map[int64]string
+	evidence                  map[int64]string // by product
 }
 
 // Site returns the name of a site, "" if there is none.
@@ -123,6 +124,10 @@ func (n *Names) Station(id int64) string { return n.stations[id] }
 
 // Product returns the name of a product, "" if there is none.
 func (n *Names) Product(id int64) string { return n.products[id] }
+
+// Evidence returns the level of evidence that units of a product have to reach,
+// see Demanded.
+func (n *Names) Evidence(product int64) string { return n.evidence[product] }
 
 // Names returns the names of all sites, stations and products, for whoever shows
 // rows that the caller may see.
@@ -140,7 +145,11 @@ func (s *Service) Names(ctx context.Context) (*Names, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Names{sites: map[int64]string{}, stations: map[int64]string{}, products: map[int64]string{}}
+	snap, err := s.authorities.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n := &Names{sites: map[int64]string{}, stations: map[int64]string{}, products: map[int64]string{}, evidence: map[int64]string{}}
 	for _, x := range sites {
 		n.sites[x.ID] = x.Name
 	}
@@ -148,7 +157,7 @@ func (s *Service) Names(ctx context.Context) (*Names, error) {
 		n.stations[x.ID] = x.Name
 	}
 	for _, p := range products {
-		n.products[p.ID] = p.Name
+		n.products[p.ID], n.evidence[p.ID] = p.Name, Demanded(snap, &p)
 	}
 	return n, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/statement"
+	"github.com/birthmark/birthmark/internal/pki/profile"
 )
 
 func TestStationCodeIsKeptAsItsHashAndEnds(t *testing.T) {
@@ -118,8 +119,29 @@ func TestStatusShowsWhatAStationMayDo(t *testing.T) {
 	}
 	o := status.Orders[0]
 	if o.Number != "PO-1" || o.State != "open" || o.Product != "sensor" || !o.Proof || o.Left != 10 || o.TaktMillis != 60_000 ||
-		len(o.ChipTypes) != 2 || string(o.StatementKey) != string(w.statements.PublicKey()) {
+		o.Evidence != "chip" || len(o.ChipTypes) != 2 || string(o.StatementKey) != string(w.statements.PublicKey()) {
 		t.Errorf("%+v", o)
+	}
+}
+
+// What a product demands and what its profile does is told as one level.
+func TestStatusTellsTheLevelOfProductAndProfile(t *testing.T) {
+	w := newWorld(t)
+	w.certified()
+	ctx := t.Context()
+	text, _ := profile.Preset("idevid-tpm")
+	_, err := w.authorities.ImportProfile(ctx, "system", text)
+	w.ok(err)
+	for level, want := range map[string]string{"": "tpm", "listed": "listed+tpm", "tpm-firmware": "tpm-firmware"} {
+		p, err := w.authorities.AddProduct(ctx, "system", device.Product{
+			Name: "gateway " + level + "0", Profiles: []string{"idevid-tpm"}, IDevIDProfile: "idevid-tpm", LeastEvidence: level,
+		})
+		w.ok(err)
+		names, err := w.Names(ctx)
+		w.ok(err)
+		if got := names.Evidence(p.ID); got != want {
+			t.Errorf("%q and the profile's tpm: %q, want %q", level, got, want)
+		}
 	}
 }
 
