@@ -5,7 +5,7 @@ import "encoding/binary"
 // area is what a TPMT_PUBLIC says besides the key itself.
 type area struct {
 	kind       Alg
-	bits       int
+	bits       int // of the RSA modulus
 	curve      Curve
 	nameAlg    Alg
 	attributes Attributes

@@ -57,7 +57,7 @@ func EKTemplates() []Template {
 		high(Template{Name: "H-3", Type: AlgECC, Bits: 384, Curve: P384}, AlgSHA384, policyB384, aes256, 0x01C00016),
 		high(Template{Name: "H-4", Type: AlgECC, Bits: 521, Curve: P521}, AlgSHA512, policyB512, aes256, 0x01C00018),
 		high(Template{Name: "H-6", Type: AlgRSA, Bits: 3072}, AlgSHA384, policyB384, aes256, 0x01C0001C),
-		high(Template{Name: "H-7", Type: AlgRSA, Bits: 4096}, AlgSHA512, policyB512, aes256, 0x01C0001E),
+		high(Template{Name: "H-7", Type: AlgRSA, Bits: 4096}, AlgSHA384, policyB384, aes256, 0x01C0001E),
 	}
 }
 
