@@ -45,7 +45,7 @@ func unitEntries(i *device.Issuance, a *attempt) []ledger.Entry {
 	entry := func(kind ledger.Kind, body ledger.Body) ledger.Entry {
 		return ledger.Entry{Kind: kind, At: c.IssuedAt, Actor: actor, Body: body}
 	}
-	entries := make([]ledger.Entry, 0, 3)
+	entries := make([]ledger.Entry, 0, 4)
 	issued := &ledger.Issued{
 		Credential: int64(c.ID), CertSerial: c.CertSerial, Authority: c.Authority, Profile: c.Profile,
 		ProfileName: a.road.Version.Name, ProfileVersion: int64(a.road.Version.Version), Kind: c.Kind,
@@ -65,7 +65,11 @@ func unitEntries(i *device.Issuance, a *attempt) []ledger.Entry {
 	} else {
 		issued.DeviceVersion, issued.DeviceState = i.Change.Version+1, uint8(i.Change.State)
 	}
-	return append(entries, entry(ledger.CertificateIssued, issued), entry(ledger.UnitIssued, &ledger.IssuedUnit{
+	entries = append(entries, entry(ledger.CertificateIssued, issued))
+	if i.Attestation != nil {
+		entries = append(entries, keptEntry(i, actor))
+	}
+	return append(entries, entry(ledger.UnitIssued, &ledger.IssuedUnit{
 		Credential: int64(c.ID), Order: u.Order, Device: int64(c.Device), Station: u.Station, Chip: u.Chip,
 		Spare: u.Replaces != 0, Replaces: int64(u.Replaces), Reference: u.Reference, Evidence: u.Evidence,
 		NonceBlock: u.Nonce.Block, NonceIndex: int64(u.Nonce.Index), ConfirmNonce: u.ConfirmNonce,

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/format/tpm"
 	"github.com/birthmark/birthmark/internal/identity/device"
 )
 
@@ -27,7 +28,11 @@ type Request struct {
 	Operation Operation
 	Requester Requester
 	Label     string // EST label or the protocol's equivalent; empty: default
-	CSR       []byte // DER PKCS #10 as it arrived, not yet looked at
+	CSR       []byte // DER PKCS #10 as it arrived, not yet looked at; empty: TPM's attestation key
+	// TPM is what the device's TPM made of a challenge (Enroller.Challenge), with
+	// which it proves the key of the CSR or, without one, its attestation key; nil:
+	// no evidence of a TPM.
+	TPM *tpm.Answer
 	// IdempotencyKey is an explicit key (REST, stations), scoped to the
 	// requester; empty: derived from requester, operation, profile and key.
 	IdempotencyKey string

@@ -11,6 +11,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
@@ -50,7 +51,7 @@ type Approvals interface {
 	ApprovalByDigest(ctx context.Context, digest [32]byte) (access.Approval, error)
 }
 
-// Config names what an Enroller needs. All fields but Line are required.
+// Config names what an Enroller needs. All fields but Line and Attest are required.
 type Config struct {
 	Devices     Devices
 	Authorities Authorities
@@ -63,6 +64,8 @@ type Config struct {
 	// Line is what production lines need; nil: there are none, and stations are
 	// refused.
 	Line *Line
+	// Attest is what evidence by TPMs needs; nil: none is taken.
+	Attest *Attest
 }
 
 // Enroller decides and issues.
@@ -80,12 +83,15 @@ type Enroller struct {
 	blocks      blocks
 	refreshes   refreshes
 	raising     chan struct{} // a token for each alarm that is being written
+	attest      *attesting    // nil: TPMs show nothing
+	recording   chan struct{} // a token for each refusal that is being written
+	quiet       quiet
 }
 
 // New returns an Enroller.
 func New(c Config) (*Enroller, error) {
 	if c.Devices == nil || c.Authorities == nil || c.Approvals == nil || c.MayIssue == nil || c.Now == nil || c.Logger == nil {
-		return nil, errors.New("enroll: every field of Config but Line is required")
+		return nil, errors.New("enroll: every field of Config but Line and Attest is required")
 	}
 	if err := c.Line.check(); err != nil {
 		return nil, err
@@ -94,10 +100,14 @@ func New(c Config) (*Enroller, error) {
 	if err != nil {
 		return nil, err
 	}
+	attesting, err := newAttesting(c.Attest)
+	if err != nil {
+		return nil, err
+	}
 	return &Enroller{
 		devices: c.Devices, authorities: c.Authorities, approvals: c.Approvals,
 		mayIssue: c.MayIssue, now: c.Now, log: c.Logger, verifier: verifier, line: c.Line,
-		raising: make(chan struct{}, maxRaising),
+		raising: make(chan struct{}, maxRaising), attest: attesting, recording: make(chan struct{}, maxRecording),
 	}, nil
 }
 
@@ -121,22 +131,26 @@ func (e *Enroller) Enroll(ctx context.Context, r Request) (*Response, error) {
 			return nil, err
 		}
 		if csr == nil { // after authentication: a stranger does not make us check signatures
-			if csr, err = r.parse(); err != nil {
+			if csr, err = e.parse(ctx, &r); err != nil {
 				return nil, err
 			}
 		}
-		d, err := e.decide(ctx, plane, &r, q, csr)
+		d := &decision{requester: q, epoch: plane.Epoch}
+		err = e.decide(ctx, plane, &r, d, csr)
 		if newer := e.afterRefusal(ctx, plane, err); newer != nil {
 			plane = newer
 			continue
 		}
-		if err != nil {
-			return nil, err
+		if err != nil && !errors.Is(err, device.ErrStale) {
+			return nil, e.refuseDevice(ctx, &r, d, err)
 		}
 		if d.replay != nil {
 			return e.respond(d, *d.replay, true), nil
 		}
-		stored, err := e.issue(ctx, d, csr)
+		var stored device.Credential
+		if err == nil {
+			stored, err = e.issue(ctx, d, csr)
+		}
 		if err == nil {
 			return e.respond(d, stored, false), nil
 		}
@@ -144,7 +158,10 @@ func (e *Enroller) Enroll(ctx context.Context, r Request) (*Response, error) {
 			return e.resolve(d, csr, &conflict.Existing)
 		}
 		if !errors.Is(err, device.ErrStale) {
-			return nil, err
+			if e.answeredBefore(ctx, d, csr, err) {
+				return e.respond(d, *d.replay, true), nil
+			}
+			return nil, e.refuseDevice(ctx, &r, d, err)
 		}
 		if plane, err = e.authorities.RefreshAfter(ctx, plane.Epoch); err != nil {
 			return nil, err
@@ -171,6 +188,7 @@ func (e *Enroller) afterRefusal(ctx context.Context, plane *authority.Snapshot, 
 // ofControlPlane are the refusals that a change of the control plane can lift.
 var ofControlPlane = []fault.Code{
 	fault.ProductUnknown, fault.LabelUnknown, fault.ProfileUnknown, fault.ProfileNotAllowed, fault.AuthorityUnknown, fault.AuthorityState, fault.KeyNotAllowed,
+	fault.EKUntrusted, fault.QuoteState, fault.QuoteSelection,
 }
 
 // decision is what will be issued, and under which state of the record.
@@ -186,49 +204,51 @@ type decision struct {
 	epoch       int64
 	replay      *device.Credential
 	injected    bool // the key is ours
+	product     device.Product
+	need        need
+	shown       shown
+	hardware    *hardware // what a TPM showed; nil: nothing
 }
 
 // decide says what this requester gets, or refuses. It reads, but changes
 // nothing except that a request which needs an approval is put down as waiting
 // and a certificate's first use is noted.
-func (e *Enroller) decide(ctx context.Context, plane *authority.Snapshot, r *Request, q *requester, csr *request.Request) (*decision, error) {
+func (e *Enroller) decide(ctx context.Context, plane *authority.Snapshot, r *Request, d *decision, csr *request.Request) error {
+	q := d.requester
 	if !q.device.State.MayEnroll() {
-		return nil, fault.New(fault.DeviceState, q.device.State.String())
+		return fault.New(fault.DeviceState, q.device.State.String())
 	}
-	d := &decision{requester: q, epoch: plane.Epoch}
 	if err := e.chooseProfile(plane, r, d); err != nil {
-		return nil, err
+		return err
 	}
 	p := d.road.Profile
 	if r.serverKey != nil {
 		if err := e.makeKey(ctx, r, d, csr); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if !p.Allows(csr.KeyType) {
-		return nil, fault.New(fault.KeyNotAllowed, string(csr.KeyType))
+		return fault.New(fault.KeyNotAllowed, string(csr.KeyType))
 	}
 	d.idempotency = idempotencyKey(r, q, p.Name, csr.SPKIDigest)
 	if err := e.checkReplay(ctx, d, csr); err != nil || d.replay != nil {
-		return d, err
+		return err
 	}
-	if err := e.checkKey(d, csr); err != nil {
-		return nil, err
+	if err := e.checkKey(ctx, d, csr); err != nil || d.replay != nil {
+		return err
 	}
 	if q.credential != nil {
 		if err := e.checkCredential(ctx, plane, r, d, csr); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if p.RequireHardware && d.keyKind() != device.KeyHardware {
-		return nil, fault.New(fault.ChipProofMissing, "the profile wants a key that is proven to live in a chip")
+	if err := e.checkEvidence(ctx, r, d, csr); err != nil || d.replay != nil {
+		return err
 	}
 	if p.RequireApproval {
-		if err := e.checkApproval(ctx, d, csr); err != nil {
-			return nil, err
-		}
+		return e.checkApproval(ctx, d, csr)
 	}
-	return d, nil
+	return nil
 }
 
 // chooseProfile finds the profile that label, product and operation mean.
@@ -238,6 +258,7 @@ func (e *Enroller) chooseProfile(plane *authority.Snapshot, r *Request, d *decis
 	if !ok {
 		return fault.New(fault.ProductUnknown)
 	}
+	d.product = product
 	name := ""
 	switch {
 	case r.Label != "":
@@ -269,10 +290,14 @@ func (e *Enroller) chooseProfile(plane *authority.Snapshot, r *Request, d *decis
 		}
 	case profile.KindLDevID:
 		d.slot = device.LDevIDSlot(d.purpose)
+	case profile.KindAttestation:
+		d.purpose = profile.PurposeAttestation
+		d.slot = device.LDevIDSlot(d.purpose)
 	default:
 		return fault.New(fault.ProfileNotAllowed)
 	}
-	return nil
+	d.need, err = d.needed()
+	return err
 }
 
 // renewsIDevID reports whether the requester shows the initial identity that the
@@ -331,7 +356,10 @@ func (e *Enroller) checkReplay(ctx context.Context, d *decision, csr *request.Re
 }
 
 // checkKey refuses what can be seen of the key before STORE looks it up.
-func (e *Enroller) checkKey(d *decision, csr *request.Request) error {
+func (e *Enroller) checkKey(ctx context.Context, d *decision, csr *request.Request) error {
+	if d.road.Profile.Kind == profile.KindAttestation {
+		return e.checkAttestationKey(ctx, d, csr)
+	}
 	c := d.requester.credential
 	if c == nil || c.SPKIDigest != csr.SPKIDigest {
 		return nil
@@ -363,18 +391,17 @@ func (e *Enroller) checkCredential(ctx context.Context, plane *authority.Snapsho
 			return err
 		}
 	}
-	switch r.Operation {
-	case Reenroll:
+	switch {
+	case r.Operation == Reenroll:
 		if q.foreign || q.credential.Slot() != d.slot {
 			return fault.New(fault.ProfileNotAllowed)
 		}
 		if err := checkSameSubject(q.credential.DER, csr); err != nil {
 			return err
 		}
-	case Enroll:
-		if !slices.Contains(d.road.Profile.Trusts, q.issuer) {
-			return fault.New(fault.ProfileNotAllowed)
-		}
+	case d.mayAdd(r):
+	case !slices.Contains(d.road.Profile.Trusts, q.issuer):
+		return fault.New(fault.ProfileNotAllowed)
 	}
 	if q.foreign {
 		return nil
@@ -463,9 +490,12 @@ func (e *Enroller) issue(ctx context.Context, d *decision, csr *request.Request)
 	if err != nil {
 		return device.Credential{}, err
 	}
+	values := d.road.Values(&q.device)
+	if d.hardware != nil {
+		d.hardware.name(&values)
+	}
 	der, err := d.road.Compiled.Issue(issuing.Input{
-		CertSerial: certSerial.Bytes, NotBefore: notBefore, NotAfter: notAfter,
-		Values: d.road.Values(&q.device), SPKI: csr.SPKI,
+		CertSerial: certSerial.Bytes, NotBefore: notBefore, NotAfter: notAfter, Values: values, SPKI: csr.SPKI,
 	})
 	if err != nil {
 		return device.Credential{}, err
@@ -488,7 +518,14 @@ func (e *Enroller) issue(ctx context.Context, d *decision, csr *request.Request)
 		Credential: c, Lease: certSerial.Lease, ControlEpoch: d.epoch, Change: change,
 		SameKeyAs: d.sameKeyAs, Approval: d.approval,
 	}
-	i.Entries = []ledger.Entry{{Kind: ledger.CertificateIssued, At: now, Actor: deviceActor(q.device.ID), Body: issuedBody(&i, d)}}
+	actor := deviceActor(q.device.ID)
+	i.Entries = []ledger.Entry{{Kind: ledger.CertificateIssued, At: now, Actor: actor, Body: issuedBody(&i, d)}}
+	if d.hardware != nil {
+		if i.Attestation, err = d.hardware.attestation(); err != nil {
+			return device.Credential{}, err
+		}
+		i.Entries = append(i.Entries, keptEntry(&i, actor))
+	}
 	return e.devices.StoreIssuance(ctx, i)
 }
 
@@ -498,6 +535,8 @@ func (d *decision) keyKind() device.KeyKind {
 	switch {
 	case d.injected:
 		return device.KeyInjected
+	case d.shown.claims&attest.KeyInChip != 0:
+		return device.KeyHardware
 	case d.sameKeyAs != 0:
 		return d.requester.credential.KeyKind
 	}
@@ -507,7 +546,7 @@ func (d *decision) keyKind() device.KeyKind {
 // stateAfter is the device's state once it has the certificate: an operational
 // credential makes a registered, provisioned or shipped device active.
 func stateAfter(d *device.Device, what *decision) device.State {
-	if what.slot == device.IDevIDSlot {
+	if what.slot == device.IDevIDSlot || what.purpose == profile.PurposeAttestation {
 		return d.State // provisioned only once the certificate has been read back
 	}
 	return device.Active

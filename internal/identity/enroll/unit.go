@@ -31,6 +31,8 @@ type attempt struct {
 	session *StationSession
 	unit    *station.Unit
 	begun   time.Time
+	// challenging is set while a challenge is asked for.
+	challenging bool
 
 	// The decision's grounds, read anew for each try.
 	control control
@@ -44,17 +46,13 @@ type attempt struct {
 	chip     *factory.Chip
 	chipKey  *factory.ChipKey
 	nonce    device.NonceRef
-	evidence string
+	need     need
+	shown    shown
+	hardware *hardware        // what a TPM showed; nil: nothing
 	made     made             // the key that the certificate is for
 	csr      *request.Request // parsed once
 	sealing  *sealing         // of an injected key
 }
-
-// The kinds of evidence that a station can show.
-const (
-	evidenceChip   = "chip"   // the chip proved this very request
-	evidenceListed = "listed" // the chip is in a manifest, but proved nothing
-)
 
 // EnrollUnit gives one unit of a production order its initial identity. Many
 // goroutines may call it for one session.
@@ -67,39 +65,62 @@ func (e *Enroller) EnrollUnit(ctx context.Context, s *StationSession, u *station
 	}
 	a := &attempt{session: s, unit: u, begun: e.now()}
 	defer a.made.erase()
+	var answer *UnitResponse
+	err := e.eachEpoch(ctx, a, func(epoch int64) (err error) {
+		answer, err = e.tryUnit(ctx, a, epoch)
+		return err
+	})
+	return answer, err
+}
+
+// eachEpoch tries until the control plane stands still, and puts down what a
+// refusal that stands tells. try is given the epoch that is past.
+func (e *Enroller) eachEpoch(ctx context.Context, a *attempt, try func(epoch int64) error) error {
 	epoch := int64(-1)
 	for range decideTries {
-		answer, err := e.tryUnit(ctx, a, epoch)
+		err := try(epoch)
 		switch {
 		case err == nil:
-			return answer, nil
+			return nil
 		case errors.Is(err, device.ErrStale):
 			epoch = a.control.Epoch
 		case e.mayBeOld(err) && epoch < a.control.Epoch:
 			newer, refreshErr := e.controlAfter(ctx, a.control.Epoch)
 			if refreshErr != nil || newer.Epoch == a.control.Epoch {
-				e.alarm(ctx, a, err)
-				return nil, err
+				return e.refuseUnit(ctx, a, err)
 			}
 			epoch = a.control.Epoch
 		default:
-			e.alarm(ctx, a, err)
-			return nil, err
+			return e.refuseUnit(ctx, a, err)
 		}
 	}
-	return nil, fault.New(fault.IssuanceBusy)
+	return fault.New(fault.IssuanceBusy)
+}
+
+// refuseUnit raises an alarm where somebody must look at a refusal, and puts down
+// that evidence was refused.
+func (e *Enroller) refuseUnit(ctx context.Context, a *attempt, err error) error {
+	e.alarm(ctx, a, err)
+	if e.attest == nil || a.station == nil || a.order == nil || a.unit.TPM == nil && !a.challenging {
+		return err
+	}
+	return e.refuse(ctx, refusedUnit(a, err))
+}
+
+// groundUnit finds what the decision is about, under one epoch.
+func (e *Enroller) groundUnit(ctx context.Context, a *attempt, epoch int64) (err error) {
+	if a.control, err = e.controlAfter(ctx, epoch); err != nil {
+		return err
+	}
+	if err := a.session.Check(ctx); err != nil {
+		return err
+	}
+	return e.ground(ctx, a)
 }
 
 // tryUnit decides once, under one epoch, and issues.
 func (e *Enroller) tryUnit(ctx context.Context, a *attempt, epoch int64) (*UnitResponse, error) {
-	var err error
-	if a.control, err = e.controlAfter(ctx, epoch); err != nil {
-		return nil, err
-	}
-	if err := a.session.Check(ctx); err != nil {
-		return nil, err
-	}
-	if err := e.ground(ctx, a); err != nil {
+	if err := e.groundUnit(ctx, a, epoch); err != nil {
 		return nil, err
 	}
 	if answer, err := e.answeredUnit(ctx, a); answer != nil || err != nil {
@@ -180,7 +201,31 @@ func (e *Enroller) decideUnit(ctx context.Context, a *attempt) error {
 	if err := a.checkFormer(); err != nil {
 		return err
 	}
-	var err error
+	err := a.chooseRoad()
+	if err != nil {
+		return err
+	}
+	a.nonce, a.shown = device.NonceRef{}, shown{}
+	if len(a.unit.Nonce) > 0 {
+		if a.nonce, err = e.checkNonce(ctx, a.unit.Nonce, a.order.ID, a.station.ID); err != nil {
+			return err
+		}
+	}
+	if a.unit.TPM != nil {
+		return e.proveUnit(ctx, a)
+	}
+	if err := e.findChip(ctx, a); err != nil {
+		return err
+	}
+	if err := e.unitFits(a, a.chip); err != nil {
+		return err
+	}
+	return e.decideKey(ctx, a)
+}
+
+// chooseRoad finds the way to the product's initial identities, and what it
+// demands.
+func (a *attempt) chooseRoad() (err error) {
 	if a.road, err = a.control.Road(a.product.IDevIDProfile); err != nil {
 		return err
 	}
@@ -188,22 +233,16 @@ func (e *Enroller) decideUnit(ctx context.Context, a *attempt) error {
 	if p.Kind != profile.KindIDevID || p.RequireApproval {
 		return fault.New(fault.ProfileNotAllowed, p.Name, "is not for units of a production order")
 	}
-	a.nonce = device.NonceRef{}
-	if len(a.unit.Nonce) > 0 {
-		if a.nonce, err = e.checkNonce(ctx, a.unit.Nonce, a.order.ID, a.station.ID); err != nil {
-			return err
-		}
-	}
-	if err := e.findChip(ctx, a); err != nil {
-		return err
-	}
-	err = factory.MayIssue(a.control.line, &factory.Attempt{
-		Station: a.station, Order: a.order, Product: &a.product, DeviceSerial: a.unit.DeviceSerial, Device: e.devices.DeviceID(a.unit.DeviceSerial), Chip: a.chip,
+	a.need, err = needed(p.RequireHardware, a.product.LeastEvidence, p.LeastEvidence)
+	return err
+}
+
+// unitFits says why the unit may not have an identity, or this chip.
+func (e *Enroller) unitFits(a *attempt, chip *factory.Chip) error {
+	return factory.MayIssue(a.control.line, &factory.Attempt{
+		Station: a.station, Order: a.order, Product: &a.product, DeviceSerial: a.unit.DeviceSerial,
+		Device: e.devices.DeviceID(a.unit.DeviceSerial), Chip: chip,
 	})
-	if err != nil {
-		return err
-	}
-	return e.decideKey(ctx, a)
 }
 
 // checkFormer says whether the serial may have another unit: only as a rework of
@@ -268,9 +307,9 @@ func (e *Enroller) alarm(ctx context.Context, a *attempt, err error) {
 	x := factory.Alarm{Order: a.order.ID, Station: a.station.ID, Product: a.order.Product, Site: a.station.Site}
 	who := "station " + a.station.Name
 	switch f.Code {
-	case fault.ChipUsed:
+	case fault.ChipUsed, fault.TPMOfOther:
 		x.Kind, x.Key = factory.AlarmChipReused, chipText(a)
-		x.Message = "chip " + a.unit.Chip.UID + " belongs to another device and was shown for " + a.unit.DeviceSerial + " by " + who
+		x.Message = "chip " + x.Key + " belongs to another device and was shown for " + a.unit.DeviceSerial + " by " + who
 	case fault.KeyInUse, fault.KeyOfIDevID:
 		x.Kind, x.Key = factory.AlarmKeyReused, spkiText(a.made.digest)
 		x.Message = "the public key of another device was shown for " + a.unit.DeviceSerial + " by " + who
@@ -289,9 +328,15 @@ func (e *Enroller) alarm(ctx context.Context, a *attempt, err error) {
 
 func spkiText(digest [32]byte) string { return hex.EncodeToString(digest[:]) }
 
+// chipText names the chip that a refusal is about.
 func chipText(a *attempt) string {
-	if a.chip == nil {
+	switch {
+	case a.hardware != nil && a.hardware.tpm != nil:
+		return "tpm/" + spkiText(a.hardware.tpm.EK)
+	case a.chip != nil:
+		return a.chip.Vendor + "/" + a.chip.UID
+	case a.unit.Chip != nil:
 		return a.unit.Chip.UID
 	}
-	return a.chip.Vendor + "/" + a.chip.UID
+	return ""
 }

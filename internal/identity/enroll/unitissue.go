@@ -164,7 +164,7 @@ func (e *Enroller) unitIssuance(ctx context.Context, a *attempt) (*device.Issuan
 		SPKIDigest: a.made.digest, Idempotency: a.idempotency(), IssuedAt: now,
 	}
 	u := &device.UnitIssue{
-		Order: a.order.ID, Station: a.station.ID, Nonce: a.nonce, Reference: a.unit.Reference, Evidence: a.evidence,
+		Order: a.order.ID, Station: a.station.ID, Nonce: a.nonce, Reference: a.unit.Reference, Evidence: string(a.shown.kind),
 		IssueTime: now.Sub(a.begun),
 	}
 	if a.chip != nil {
@@ -186,6 +186,11 @@ func (e *Enroller) unitIssuance(ctx context.Context, a *attempt) (*device.Issuan
 		}
 	}
 	i.Credential = c
+	if a.hardware != nil {
+		if i.Attestation, err = a.hardware.attestation(); err != nil {
+			return nil, err
+		}
+	}
 	i.Entries = unitEntries(i, a)
 	return i, nil
 }
@@ -221,7 +226,10 @@ func (a *attempt) certify(c *device.Credential, now time.Time) (err error) {
 	}
 	values := a.road.Values(&device.Device{ID: c.Device, DeviceSerial: a.unit.DeviceSerial, Product: c.Product})
 	values.Site = siteName(a.control.line, a.order.Site)
-	if a.chip != nil {
+	switch {
+	case a.hardware != nil:
+		a.hardware.name(&values)
+	case a.chip != nil:
 		values.HardwareSerial = a.chip.UID
 	}
 	c.DER, err = a.road.Compiled.Issue(issuing.Input{

@@ -11,6 +11,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/proof"
+	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/pki/keypool"
@@ -38,7 +39,7 @@ func (m *made) erase() {
 
 // findChip reads the chip that the unit names, and the key of it that signs.
 func (e *Enroller) findChip(ctx context.Context, a *attempt) error {
-	a.chip, a.chipKey, a.evidence = nil, nil, ""
+	a.chip, a.chipKey = nil, nil
 	named := a.unit.Chip
 	if named == nil {
 		return nil
@@ -65,7 +66,7 @@ func (e *Enroller) findChip(ctx context.Context, a *attempt) error {
 		}
 		a.chip = &found[0]
 	}
-	a.evidence = evidenceListed
+	a.shown = shown{kind: attest.ChipListed, claims: attest.Listed}
 	i := 0
 	if named.Slot != "" {
 		i = slices.IndexFunc(a.chip.Keys, func(k factory.ChipKey) bool { return k.Slot == named.Slot })
@@ -96,25 +97,7 @@ func (e *Enroller) decideKey(ctx context.Context, a *attempt) error {
 	if err != nil {
 		return err
 	}
-	if a.made.kind != device.KeyHardware && a.road.Profile.RequireHardware {
-		return fault.New(fault.ChipProofMissing, "the profile wants a key that is proven to live in a chip")
-	}
-	return nil
-}
-
-// leastEvidence says whether the chip must prove itself: the stricter of product
-// and profile.
-func (a *attempt) leastEvidence() (chip bool, err error) {
-	for _, least := range []string{a.product.LeastEvidence, a.road.Profile.LeastEvidence} {
-		switch least {
-		case "", "none":
-		case evidenceChip:
-			chip = true
-		default:
-			return true, fault.New(fault.ChipProofMissing, "stations cannot show evidence of kind", least)
-		}
-	}
-	return chip, nil
+	return a.need.check(a.shown)
 }
 
 // onDevice judges a request for a key that the device made.
@@ -122,20 +105,17 @@ func (a *attempt) onDevice() error {
 	if err := a.parse(); err != nil {
 		return err
 	}
-	must, err := a.leastEvidence()
-	if err != nil {
-		return err
-	}
 	if !a.road.Profile.Allows(a.csr.KeyType) {
 		return fault.New(fault.KeyNotAllowed, string(a.csr.KeyType))
 	}
 	a.made = made{spki: a.csr.SPKI, digest: a.csr.SPKIDigest, kind: device.KeySoftware}
-	if !must && len(a.unit.Proof) == 0 {
+	if len(a.unit.Proof) == 0 {
 		return nil
 	}
 	if err := a.prove(proof.Chip(a.unit.Nonce, a.order.Number, a.unit.DeviceSerial, a.csr.SPKI)); err != nil {
 		return err
 	}
+	a.shown = shown{kind: attest.ChipProof, claims: attest.Listed | attest.Fresh, vouched: true}
 	a.made.kind = device.KeyHardware
 	return nil
 }
@@ -158,9 +138,6 @@ func (a *attempt) provisioned() error {
 	if len(a.unit.CSR) > 0 {
 		return fault.New(fault.KeyModel, "the chip's own key is certified, without a certificate request")
 	}
-	if _, err := a.leastEvidence(); err != nil {
-		return err
-	}
 	if a.chip == nil {
 		return fault.New(fault.ChipProofMissing)
 	}
@@ -178,6 +155,10 @@ func (a *attempt) provisioned() error {
 		return err
 	}
 	a.made = made{spki: a.chipKey.SPKI, digest: sha256.Sum256(a.chipKey.SPKI), kind: device.KeyHardware}
+	a.shown = shown{kind: attest.ChipProof, claims: attest.Listed | attest.Fresh | attest.KeyInChip}
+	if a.chipKey.VendorProof {
+		a.shown.claims |= attest.Genuine
+	}
 	return nil
 }
 
@@ -191,11 +172,7 @@ func (a *attempt) prove(digest [32]byte) error {
 	case a.nonce.Block == 0:
 		return fault.New(fault.NonceInvalid)
 	}
-	if err := proof.Verify(a.chipKey.SPKI, digest, a.unit.Proof, fault.ChipProof); err != nil {
-		return err
-	}
-	a.evidence = evidenceChip
-	return nil
+	return proof.Verify(a.chipKey.SPKI, digest, a.unit.Proof, fault.ChipProof)
 }
 
 // adopt takes the certificate that the chip maker issued for the proven key.
@@ -225,11 +202,7 @@ func (e *Enroller) inject(ctx context.Context, a *attempt) (err error) {
 	if a.road.Profile.RequireHardware {
 		return fault.New(fault.KeyModel, "the profile wants a key that lives in a chip")
 	}
-	must, err := a.leastEvidence()
-	if err != nil {
-		return err
-	}
-	if must { // the chip vouches for no key that we made
+	if a.need.chip() { // the chip vouches for no key that we made
 		return fault.New(fault.KeyModel, "an injected key cannot have a chip's proof")
 	}
 	if a.sealing, err = sealingOf(a.unit); err != nil {
