@@ -225,8 +225,12 @@ func bans(t *Tree, allowed []Exception) []Finding {
 	return findings
 }
 
-// onlyForTests reports whether the package serves tests, by its name.
-func onlyForTests(dir string) bool { return strings.HasSuffix(path.Base(dir), "test") }
+// onlyForTests reports whether the package serves tests, by its name; package
+// attest has its own.
+func onlyForTests(dir string) bool {
+	name := path.Base(dir)
+	return strings.HasSuffix(name, "test") && name != "attest"
+}
 
 // testPackages finds shipped code that imports a package made for tests.
 func testPackages(t *Tree) []Finding {

@@ -162,4 +162,3 @@ func chipFitsDevice(d *decision, c *factory.Chip) error {
 	}
 	return nil
 }
-

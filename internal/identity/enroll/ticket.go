@@ -106,13 +106,13 @@ func (t *ticket) unmarshal(octets []byte) bool {
 	var expires, station, order, dev uint64
 	ok := in.CopyBytes(t.ref.ID[:]) && in.ReadUint64(&expires) && in.ReadUint64(&station) && in.ReadUint64(&order) && in.ReadUint64(&dev) &&
 		in.CopyBytes(t.by.requester[:]) && in.CopyBytes(t.secret[:]) && in.CopyBytes(t.nonce[:]) && in.CopyBytes(t.trust[:])
-	var serial, label cryptobyte.String
-	if !ok || !in.ReadUint16LengthPrefixed(&serial) || !in.ReadUint16LengthPrefixed(&label) {
+	var deviceSerial, label cryptobyte.String
+	if !ok || !in.ReadUint16LengthPrefixed(&deviceSerial) || !in.ReadUint16LengthPrefixed(&label) {
 		return false
 	}
 	t.ref.ExpiresAt = time.UnixMicro(int64(expires))
 	t.by.station, t.by.order, t.by.device = int64(station), int64(order), device.ID(dev)
-	t.by.deviceSerial, t.by.label = string(serial), string(label)
+	t.by.deviceSerial, t.by.label = string(deviceSerial), string(label)
 	return t.tpm.UnmarshalBinary(in) == nil
 }
 
