@@ -6,6 +6,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/device"
 )
 
 // Account is where the identities of an order went, from its counters. Issued is
@@ -139,6 +140,12 @@ func (s *Service) Unit(ctx context.Context, by access.Caller, number, deviceSeri
 		return Unit{}, err
 	}
 	return s.newestUnit(ctx, by.Scope, o.ID, deviceSerial)
+}
+
+// UnitByID returns the unit whose initial identity a credential is, or
+// fault.UnitUnknown.
+func (s *Service) UnitByID(ctx context.Context, by access.Caller, id device.CredentialID) (Unit, error) {
+	return s.store.Unit(ctx, by.Scope, id)
 }
 
 // eachUnit hands all units of an order to do, in order of issuing.

@@ -50,6 +50,9 @@ func (s *Service) Chip(ctx context.Context, _ access.Caller, vendor, uid string)
 	return s.findChip(ctx, vendor, uid)
 }
 
+// ChipByID returns the manifest entry with a number of ours.
+func (s *Service) ChipByID(ctx context.Context, id int64) (Chip, error) { return s.store.Chip(ctx, id) }
+
 // Chips returns a page of chips.
 func (s *Service) Chips(ctx context.Context, _ access.Caller, q ChipQuery) (page []Chip, next string, err error) {
 	return s.store.Chips(ctx, q)
