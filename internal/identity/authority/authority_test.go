@@ -112,6 +112,29 @@ var errKilled = errors.New("killed")
 
 // Whatever write the process dies at, the same commands finish the hierarchy,
 // and nothing exists twice.
+func TestHardwareIsOnRecord(t *testing.T) {
+	w := newWorld(t)
+	w.hierarchy(t)
+	ctx := t.Context()
+	session, err := w.OpenRoot(ctx, "root", rootSecret)
+	noError(t, err)
+	defer session.Close()
+	hsm := authority.Hardware{Model: "Example HSM 9", Certificate: "FIPS 140-3 #4718", Level: "3"}
+	a, err := session.CreateIssuing(ctx, "local:root", authority.NewAuthority{Name: "line", Secret: serverSecret, Hardware: hsm})
+	noError(t, err)
+	snap, err := w.Snapshot(ctx)
+	noError(t, err)
+	if m, err := snap.Authority("line"); err != nil || m.Hardware != hsm || a.Hardware != hsm {
+		t.Errorf("%+v %v", a.Hardware, err)
+	}
+	for _, bad := range []authority.Hardware{
+		{Certificate: "#1"}, {Model: strings.Repeat("x", 129)}, {Model: "a\x1b[2Jb"}, {Model: "x", Level: "\xff"},
+	} {
+		_, err := session.CreateIssuing(ctx, "local:root", authority.NewAuthority{Name: "other", Secret: serverSecret, Hardware: bad})
+		wantFault(t, err, fault.AuthorityInvalid)
+	}
+}
+
 func TestHierarchySurvivesDeathAtEveryWrite(t *testing.T) {
 	writes := 0
 	for at := 1; ; at++ {

@@ -20,6 +20,7 @@ type NewAuthority struct {
 	Secret     keystore.Secret // passphrase of the new key
 	Profile    string          // default: "root" or "issuing"
 	CRLShards  int             // default 1
+	Hardware   Hardware        // what holds the key, as the operator declares it
 }
 
 var authorityName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
@@ -40,7 +41,7 @@ func (n *NewAuthority) check(defaultProfile string) error {
 	if n.CRLShards < 1 || n.CRLShards > 256 {
 		return fault.New(fault.AuthorityInvalid, "an authority has 1 to 256 CRL shards")
 	}
-	return nil
+	return n.Hardware.check()
 }
 
 // title tells authorities of one organization apart by their names: two CAs
@@ -66,7 +67,7 @@ func (s *Service) CreateRoot(ctx context.Context, actor string, n NewAuthority) 
 	if p.Kind != profile.KindRoot || !p.Allows(n.KeyType) {
 		return Authority{}, fault.New(fault.AuthorityInvalid, "profile", n.Profile, "does not make a root with this key")
 	}
-	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Root, KeyURI: "file:" + n.Name, CRLShards: n.CRLShards})
+	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Root, KeyURI: "file:" + n.Name, CRLShards: n.CRLShards, Hardware: n.Hardware})
 	if err != nil {
 		return Authority{}, err
 	}

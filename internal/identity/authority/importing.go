@@ -19,7 +19,8 @@ type Existing struct {
 	Certificate []byte // PEM or DER
 	Key         []byte // PEM, PKCS #8 unencrypted, SEC 1 or PKCS #1; nil: the key stays elsewhere
 	Secret      keystore.Secret
-	CRLShards   int // default 1
+	CRLShards   int      // default 1
+	Hardware    Hardware // what holds the key, as the operator declares it
 }
 
 // Import takes in an authority that was made elsewhere: with its key it issues
@@ -34,7 +35,7 @@ func (s *Service) Import(ctx context.Context, actor string, e Existing) (Authori
 	if !s.now().Before(cert.NotAfter) {
 		return Authority{}, fault.New(fault.AuthorityInvalid, "the certificate has expired")
 	}
-	n := NewAuthority{Name: e.Name, CRLShards: e.CRLShards}
+	n := NewAuthority{Name: e.Name, CRLShards: e.CRLShards, Hardware: e.Hardware}
 	if err := n.check(""); err != nil {
 		return Authority{}, err
 	}
@@ -46,9 +47,13 @@ func (s *Service) Import(ctx context.Context, actor string, e Existing) (Authori
 		if m.State != Pending || e.Key != nil {
 			return Authority{}, fault.New(fault.AuthorityExists, e.Name)
 		}
-		return s.complete(ctx, actor, m.Authority, cert)
+		a := m.Authority
+		if e.Hardware != (Hardware{}) {
+			a.Hardware = e.Hardware
+		}
+		return s.complete(ctx, actor, a, cert)
 	}
-	a := Authority{Name: e.Name, Kind: kindOf(cert), Parent: snap.parentOf(cert), CRLShards: n.CRLShards}
+	a := Authority{Name: e.Name, Kind: kindOf(cert), Parent: snap.parentOf(cert), CRLShards: n.CRLShards, Hardware: n.Hardware}
 	if e.Key != nil {
 		a.KeyURI = "file:" + e.Name
 		if err := s.importKey(ctx, a.KeyURI, cert, e); err != nil {
@@ -209,7 +214,7 @@ func (s *Service) RequestIssuing(ctx context.Context, actor string, n NewAuthori
 	if err := n.check("issuing"); err != nil {
 		return nil, err
 	}
-	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Issuing, KeyURI: "file:" + n.Name, CRLShards: n.CRLShards})
+	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Issuing, KeyURI: "file:" + n.Name, CRLShards: n.CRLShards, Hardware: n.Hardware})
 	if err != nil {
 		return nil, err
 	}

@@ -81,7 +81,7 @@ func (r *RootSession) CreateIssuing(ctx context.Context, actor string, n NewAuth
 		return Authority{}, fault.New(fault.KeyNotAllowed, n.KeyType)
 	}
 	a, err := s.pending(ctx, actor, Authority{
-		Name: n.Name, Kind: Issuing, KeyURI: "file:" + n.Name, Parent: r.root.ID, CRLShards: n.CRLShards,
+		Name: n.Name, Kind: Issuing, KeyURI: "file:" + n.Name, Parent: r.root.ID, CRLShards: n.CRLShards, Hardware: n.Hardware,
 	})
 	if err != nil {
 		return Authority{}, err
@@ -113,7 +113,7 @@ func (r *RootSession) SignSubordinate(ctx context.Context, actor string, n NewAu
 	if err != nil {
 		return Authority{}, err
 	}
-	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Issuing, Parent: r.root.ID, CRLShards: n.CRLShards})
+	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Issuing, Parent: r.root.ID, CRLShards: n.CRLShards, Hardware: n.Hardware})
 	if err != nil {
 		return Authority{}, err
 	}
