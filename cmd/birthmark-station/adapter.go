@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/csv"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,18 +16,27 @@ import (
 	"github.com/birthmark/birthmark/internal/edge/station/program"
 	"github.com/birthmark/birthmark/internal/edge/station/serialline"
 	"github.com/birthmark/birthmark/internal/edge/station/sim"
+	"github.com/birthmark/birthmark/internal/edge/station/tpmnest"
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/format/tpm"
 )
 
 // adapterFlags choose how devices are reached.
 type adapterFlags struct {
-	Adapter  string        `help:"How devices are reached: exec, dir, serial or sim." enum:"exec,dir,serial,sim" default:"exec" env:"BIRTHMARK_STATION_ADAPTER"`
+	Adapter  string        `help:"How devices are reached: exec, dir, serial, tpm or sim." enum:"exec,dir,serial,tpm,sim" default:"exec" env:"BIRTHMARK_STATION_ADAPTER"`
 	Exec     string        `help:"exec: program to start for each unit." placeholder:"PATH" env:"BIRTHMARK_STATION_EXEC"`
 	ExecArg  []string      `help:"exec: argument of the program; may be repeated." placeholder:"ARG" sep:"none"`
 	Dir      string        `help:"dir: hot folder." placeholder:"DIR" type:"path"`
 	Port     []string      `help:"serial: NEST=PORT for each nest, or one PORT for all." placeholder:"PORT"`
 	Baud     int           `help:"serial: speed." default:"115200"`
 	StepTime time.Duration `help:"exec, dir: how long one step may take." default:"1m"`
+
+	TPM      []string `name:"tpm" help:"tpm: NEST=PATH for each nest, or one PATH for all: a device file, a Unix socket or HOST:PORT." placeholder:"PATH"`
+	TPMKey   string   `name:"tpm-key" help:"tpm: kind of the keys." enum:"p256,p384,rsa2048" default:"p256"`
+	TPMAt    string   `name:"tpm-handle" help:"tpm: persistent handle of the key." default:"0x81020000"`
+	NV       string   `name:"nv" help:"tpm: NV index of the certificate." default:"0x01C90000"`
+	TPMDir   string   `name:"tpm-dir" help:"tpm: keep key (TSS2 PEM), certificate and chain as files in DIR/SERIAL, not in the TPM." placeholder:"DIR" type:"path"`
+	TPMOwner string   `name:"tpm-owner-file" help:"tpm: file with the password of the owner hierarchy." placeholder:"FILE" type:"existingfile"`
 
 	SimSeed     string `help:"sim: seed that all chips follow from." default:"birthmark"`
 	SimFirst    int    `help:"sim: number of the first chip."`
@@ -41,19 +53,13 @@ var adapters = map[string]func(*adapterFlags) (fixture.Adapter, error){
 		return folder.New(folder.Config{Dir: f.Dir, StepTime: f.StepTime})
 	},
 	"serial": func(f *adapterFlags) (fixture.Adapter, error) {
-		ports := map[string]string{}
-		for _, one := range f.Port {
-			nest, port, named := strings.Cut(one, "=")
-			if !named {
-				nest, port = "", one
-			}
-			ports[nest] = port
-		}
+		ports := byNest(f.Port)
 		if len(ports) == 0 {
 			return nil, fault.New(fault.ParameterInvalid, "the adapter serial needs --port")
 		}
 		return serialline.NewAdapter(serialline.AdapterConfig{Ports: ports, Baud: f.Baud, Random: rand.Reader})
 	},
+	"tpm": func(f *adapterFlags) (fixture.Adapter, error) { return f.tpm() },
 	"sim": func(f *adapterFlags) (fixture.Adapter, error) {
 		failures, err := sim.ParseFailures(f.SimFailures)
 		if err != nil {
@@ -61,6 +67,41 @@ var adapters = map[string]func(*adapterFlags) (fixture.Adapter, error){
 		}
 		return sim.New(sim.Config{Seed: f.SimSeed, First: f.SimFirst, SerialPrefix: f.SimPrefix, Failures: failures, Random: rand.Reader})
 	},
+}
+
+// byNest reads NEST=PLACE; the empty nest stands for all.
+func byNest(list []string) map[string]string {
+	places := map[string]string{}
+	for _, one := range list {
+		nest, place, named := strings.Cut(one, "=")
+		if !named {
+			nest, place = "", one
+		}
+		places[nest] = place
+	}
+	return places
+}
+
+func (f *adapterFlags) tpm() (fixture.Adapter, error) {
+	c := tpmnest.Config{TPMs: byNest(f.TPM), Kind: tpm.KeyKind(f.TPMKey), Dir: f.TPMDir}
+	for _, one := range []struct {
+		flag, text string
+		to         *uint32
+	}{{"--tpm-handle", f.TPMAt, &c.Handle}, {"--nv", f.NV, &c.Index}} {
+		n, err := strconv.ParseUint(one.text, 0, 32)
+		if err != nil {
+			return nil, fault.New(fault.ParameterInvalid, one.flag, "is not a number such as 0x81020000")
+		}
+		*one.to = uint32(n)
+	}
+	if f.TPMOwner != "" {
+		text, err := os.ReadFile(f.TPMOwner)
+		if err != nil {
+			return nil, err
+		}
+		c.OwnerAuth = bytes.TrimRight(text, "\r\n")
+	}
+	return tpmnest.New(c)
 }
 
 func (f *adapterFlags) open() (fixture.Adapter, error) { return adapters[f.Adapter](f) }

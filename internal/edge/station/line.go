@@ -19,6 +19,7 @@ import (
 type Link interface {
 	Status(ctx context.Context) (*station.Status, error)
 	Nonces(ctx context.Context, in *station.NoncesRequest) (*station.Nonces, error)
+	Challenge(ctx context.Context, u *station.ChallengeRequest) (station.Result, error)
 	Unit(ctx context.Context, u *station.Unit) (station.Result, error)
 	Confirm(ctx context.Context, c *station.Confirm) (station.Result, error)
 	Scrap(ctx context.Context, x *station.Scrap) (station.Result, error)
@@ -275,8 +276,8 @@ func (l *Line) Run(ctx context.Context) {
 
 // transient tells failures of the moment from those of the unit.
 func transient(err error) bool {
-	k := fault.Of(err).Kind
-	return k == fault.Unavailable || k == fault.Exhausted || errors.Is(err, context.Canceled)
+	f := fault.Of(err)
+	return f.Kind == fault.Unavailable && !again(f.Code) || f.Kind == fault.Exhausted || errors.Is(err, context.Canceled)
 }
 
 func cut(text string, n int) string { return text[:min(len(text), n)] }

@@ -295,11 +295,11 @@ func (b *Batch) collect(ctx context.Context, job Job) (_ *station.Unit, err erro
 	w := &work{l: l, job: job, order: &b.block.Order, attempts: 1}
 	unit, err := b.adapter.Open(ctx, fixture.Job{Nest: job.Nest, Order: job.Order, DeviceSerial: job.DeviceSerial, KeyModel: w.order.KeyModel})
 	if err != nil {
-		return nil, device(err)
+		return nil, atDevice(err)
 	}
 	defer func() {
 		if cause := unit.Close(err == nil); cause != nil && err == nil {
-			err = device(cause)
+			err = atDevice(cause)
 		}
 	}()
 	if err := w.issue(ctx, unit); !errors.Is(err, errKept) {
@@ -340,6 +340,11 @@ func (k *keeper) Nonces(context.Context, *station.NoncesRequest) (*station.Nonce
 	}
 	b.used++
 	return &station.Nonces{Nonces: b.block.Nonces.Nonces[b.used-1 : b.used], ExpiresAt: b.block.Nonces.ExpiresAt}, nil
+}
+
+// Challenge implements Link: a challenge is the server's, and lasts for minutes.
+func (k *keeper) Challenge(context.Context, *station.ChallengeRequest) (station.Result, error) {
+	return station.Result{}, fault.New(fault.BundleInvalid, "a TPM answers the server itself: units with a TPM need a link")
 }
 
 // Unit implements Link.
@@ -455,11 +460,11 @@ func (b *Batch) install(ctx context.Context, request *station.Unit, result *stat
 	}
 	unit, err := b.adapter.Open(ctx, fixture.Job{Order: w.order.Number, DeviceSerial: request.DeviceSerial, KeyModel: w.order.KeyModel})
 	if err != nil {
-		return device(err)
+		return atDevice(err)
 	}
 	defer func() {
 		if cause := unit.Close(err == nil); cause != nil && err == nil {
-			err = device(cause)
+			err = atDevice(cause)
 		}
 	}()
 	c, err := w.place(ctx, unit)

@@ -74,7 +74,7 @@ func (w *work) run(ctx context.Context) error {
 		switch f := fault.Of(err); {
 		case err == nil || ctx.Err() != nil:
 			return err
-		case f.Kind == fault.Unavailable:
+		case f.Kind == fault.Unavailable && !again(f.Code):
 			w.attempts--
 			if !patience.wait(ctx) {
 				return err
@@ -101,14 +101,19 @@ func (w *work) findOrder(ctx context.Context, patience *patience) (err error) {
 	}
 }
 
+// staleNonce reports whether another nonce, or another challenge, is all it takes.
 func staleNonce(c fault.Code) bool {
-	return c == fault.NonceUsed || c == fault.NonceExpired || c == fault.NonceInvalid
+	switch c {
+	case fault.NonceUsed, fault.NonceExpired, fault.NonceInvalid, fault.TicketUsed, fault.TicketExpired, fault.TicketInvalid:
+		return true
+	}
+	return false
 }
 
 // again reports whether another attempt may succeed.
 func again(c fault.Code) bool {
 	switch c {
-	case fault.FixtureFailed, fault.FixtureProtocol, fault.ReadBackWrong, fault.ChipProof:
+	case fault.FixtureFailed, fault.FixtureProtocol, fault.ReadBackWrong, fault.ChipProof, fault.TPMUnreachable, fault.TPMFailed:
 		return true
 	}
 	return false
@@ -124,11 +129,11 @@ func (w *work) attempt(ctx context.Context) (err error) {
 		Nest: w.job.Nest, Order: w.job.Order, DeviceSerial: known, KeyModel: w.order.KeyModel,
 	})
 	if err != nil {
-		return device(err)
+		return atDevice(err)
 	}
 	defer func() {
 		if cause := unit.Close(err == nil); cause != nil && err == nil {
-			err = device(cause)
+			err = atDevice(cause)
 		}
 	}()
 	if !w.issued() {
@@ -151,12 +156,12 @@ func (w *work) place(ctx context.Context, unit fixture.Unit) (*station.Confirm, 
 			Wrapped: w.result.Wrapped, Form: w.form, Password: w.password,
 		})
 		if err != nil {
-			return nil, device(err)
+			return nil, atDevice(err)
 		}
 	}
 	held, err := unit.ReadBack(ctx)
 	if err != nil {
-		return nil, device(err)
+		return nil, atDevice(err)
 	}
 	if !bytes.Equal(held, w.result.Certificate) {
 		return nil, fault.New(fault.ReadBackWrong, "the certificate differs")
@@ -166,7 +171,7 @@ func (w *work) place(ctx context.Context, unit fixture.Unit) (*station.Confirm, 
 		Nonce:  w.result.ConfirmNonce, DeviceSerial: w.deviceSerial, Certificate: held,
 	})
 	if err != nil {
-		return nil, device(err)
+		return nil, atDevice(err)
 	}
 	return &station.Confirm{ID: w.deviceSerial, Order: w.job.Order, DeviceSerial: w.deviceSerial, Certificate: held, Signature: signature}, nil
 }
@@ -175,7 +180,7 @@ func (w *work) place(ctx context.Context, unit fixture.Unit) (*station.Confirm, 
 func (w *work) issue(ctx context.Context, unit fixture.Unit) error {
 	id, err := unit.Identify(ctx)
 	if err != nil {
-		return device(err)
+		return atDevice(err)
 	}
 	if err := w.recognize(&id); err != nil {
 		return err
@@ -229,12 +234,15 @@ func (w *work) key(ctx context.Context, unit fixture.Unit, id *fixture.Identity,
 	case onDevice:
 		csr, err := unit.Request(ctx)
 		if err != nil {
-			return device(err)
+			return atDevice(err)
 		}
 		if w.spki, err = requestKey(csr); err != nil {
 			return fault.Wrap(fault.FixtureProtocol, err, "the device's certificate request")
 		}
 		in.CSR = csr
+		if attester, ok := unit.(fixture.Attester); ok {
+			return w.attest(ctx, attester, in)
+		}
 		if !w.order.Proof {
 			return nil
 		}
@@ -261,6 +269,30 @@ func (w *work) key(ctx context.Context, unit fixture.Unit, id *fixture.Identity,
 	return fault.New(fault.KeyModel, "the order's product has key model", link.Printable(w.order.KeyModel))
 }
 
+// attest lets the device's TPM answer a challenge of the server.
+func (w *work) attest(ctx context.Context, device fixture.Attester, in *station.Unit) error {
+	claim, err := device.Claim(ctx)
+	if err != nil {
+		return atDevice(err)
+	}
+	result, err := w.l.c.Link.Challenge(ctx, &station.ChallengeRequest{
+		ID: w.deviceSerial, Order: w.job.Order, DeviceSerial: w.deviceSerial, Claim: claim,
+	})
+	if err != nil {
+		return err
+	}
+	if err := refusal(&result); err != nil {
+		return err
+	}
+	if result.Challenge == nil {
+		return fault.New(fault.StationLink, "the server's answer lacks the challenge")
+	}
+	if in.TPM, err = device.Answer(ctx, result.Challenge); err != nil {
+		return atDevice(err)
+	}
+	return nil
+}
+
 // prove lets the chip sign for the request. A chip that proves nothing is not
 // named to the server.
 func (w *work) prove(ctx context.Context, unit fixture.Unit, id *fixture.Identity, in *station.Unit) error {
@@ -281,7 +313,7 @@ func (w *work) prove(ctx context.Context, unit fixture.Unit, id *fixture.Identit
 	}
 	signature, err := unit.Prove(ctx, s)
 	if err != nil {
-		return device(err)
+		return atDevice(err)
 	}
 	in.Nonce, in.Proof = nonce, signature
 	return nil
@@ -332,8 +364,8 @@ func (w *work) confirm(ctx context.Context, c *station.Confirm) error {
 	return nil
 }
 
-// device makes an adapter's error a fault.
-func device(err error) error {
+// atDevice makes an adapter's error a fault.
+func atDevice(err error) error {
 	if f := fault.Of(err); f.Code != fault.Unexpected {
 		return f
 	}

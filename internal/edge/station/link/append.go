@@ -12,7 +12,7 @@ import (
 // what is common is written without reflection; a test compares it with
 // encoding/json.
 func appendUnit(dst []byte, u *station.Unit) []byte {
-	if u.Rework != nil {
+	if u.Rework != nil || u.TPM != nil {
 		return appendJSON(dst, u)
 	}
 	dst = append(dst, `{"id":`...)

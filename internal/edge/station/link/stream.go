@@ -58,6 +58,15 @@ func (c *Client) Unit(ctx context.Context, u *station.Unit) (station.Result, err
 	})
 }
 
+// Challenge asks for what only the TPM of a unit can answer.
+func (c *Client) Challenge(ctx context.Context, u *station.ChallengeRequest) (station.Result, error) {
+	return c.stream(station.ChallengePath).do(ctx, u.ID, func(dst []byte, id string) []byte {
+		sent := *u
+		sent.ID = id
+		return appendJSON(dst, &sent)
+	})
+}
+
 // Confirm returns what a device has after provisioning.
 func (c *Client) Confirm(ctx context.Context, u *station.Confirm) (station.Result, error) {
 	return c.stream(station.ConfirmPath).do(ctx, u.ID, func(dst []byte, id string) []byte {

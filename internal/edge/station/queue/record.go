@@ -66,7 +66,7 @@ const (
 	headerLen   = len(headerMagic) + 16 // with the file's generation
 	recordHead  = 12
 	recordMark  = 0x424d5131 // "BMQ1"
-	maxPayload  = 2 * station.MaxLine
+	maxPayload  = 128 << 10
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

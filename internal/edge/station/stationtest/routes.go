@@ -24,6 +24,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+station.NoncesPath, s.known(s.drawNonces))
 	mux.HandleFunc("POST "+station.ChipsPath, s.known(s.askChips))
 	mux.HandleFunc("POST "+station.UnitsPath, s.known(lines(s, s.unit)))
+	mux.HandleFunc("POST "+station.ChallengePath, s.known(lines(s, s.challenge)))
 	mux.HandleFunc("POST "+station.ConfirmPath, s.known(lines(s, s.confirm)))
 	mux.HandleFunc("POST "+station.ScrapPath, s.known(lines(s, s.scrap)))
 	mux.HandleFunc("POST "+station.FailedPath, s.known(lines(s, s.fail)))

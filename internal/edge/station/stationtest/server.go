@@ -5,6 +5,7 @@
 package stationtest
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -49,6 +50,7 @@ type Server struct {
 	orders  map[string]*station.Order
 	chips   map[string][]byte // UID to SPKI
 	nonces  map[string]string // to their order; used ones are gone
+	tickets map[string]*Ticket
 	units   map[string]*unit  // by device serial
 	used    map[string]string // UID to device serial
 	ledger  []string
@@ -73,7 +75,7 @@ func New(t testing.TB) *Server {
 	s := &Server{
 		t: t, Lifetime: 30 * 24 * time.Hour, Now: time.Now,
 		orders: map[string]*station.Order{}, chips: map[string][]byte{}, nonces: map[string]string{},
-		units: map[string]*unit{}, used: map[string]string{},
+		units: map[string]*unit{}, used: map[string]string{}, tickets: map[string]*Ticket{},
 	}
 	s.key, s.statement = s.newKey(), s.newKey()
 	s.Root = s.sign(&x509.Certificate{
@@ -107,7 +109,7 @@ func (s *Server) newKey() *ecdsa.PrivateKey {
 	return key
 }
 
-func (s *Server) sign(c, issuer *x509.Certificate, public *ecdsa.PublicKey) *x509.Certificate {
+func (s *Server) sign(c, issuer *x509.Certificate, public crypto.PublicKey) *x509.Certificate {
 	var number [16]byte
 	_, _ = rand.Read(number[:])
 	number[0] = number[0]&0x3f | 0x40

@@ -2,7 +2,6 @@ package stationtest
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -113,6 +112,12 @@ func (s *Server) unitKey(o *station.Order, in *station.Unit) ([]byte, error) {
 }
 
 func (s *Server) proved(o *station.Order, in *station.Unit, spki []byte) error {
+	if in.TPM != nil {
+		return s.attested(in, spki)
+	}
+	if o.Evidence == "tpm" {
+		return fault.New(fault.EvidenceMissing)
+	}
 	if o.KeyModel == "injected" || o.KeyModel == "on-device" && !o.Proof {
 		return nil
 	}
@@ -157,7 +162,7 @@ func (s *Server) certifyUnit(o *station.Order, in *station.Unit, u *unit) error 
 	if err != nil {
 		return err
 	}
-	u.certificate = s.sign(c, s.Root, public.(*ecdsa.PublicKey)).Raw
+	u.certificate = s.sign(c, s.Root, public).Raw
 	return nil
 }
 
