@@ -112,7 +112,7 @@ type TPMRecord struct {
 	EK           [32]byte // SHA-256 of the EK's SubjectPublicKeyInfo
 	Device       device.ID
 	Chip         int64    // manifest entry; 0: none
-	AK           [32]byte // SHA-256 of the Name of the AK that showed the counters
+	AK           [32]byte // SHA-256 of the SubjectPublicKeyInfo of the AK that showed the counters
 	Plain        bool     // see device.TPMState, whose WentBack compares
 	ResetCount   uint32
 	RestartCount uint32

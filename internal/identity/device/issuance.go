@@ -146,7 +146,7 @@ type Attestation struct {
 type TPMState struct {
 	EK           [32]byte // SHA-256 of the EK's SubjectPublicKeyInfo
 	Chip         int64    // manifest entry; 0: none
-	AK           [32]byte // SHA-256 of the Name of the AK that attested; zero: unknown
+	AK           [32]byte // SHA-256 of the SubjectPublicKeyInfo of the AK that attested; zero: unknown
 	Plain        bool     // the counts and the firmware are the TPM's own; else masked for this AK alone
 	ResetCount   uint32
 	RestartCount uint32

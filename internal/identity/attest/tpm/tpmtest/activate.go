@@ -42,12 +42,25 @@ func (t *TPM) ActivateCredential(ak *Key, credential, encSecret []byte) ([]byte,
 		return nil, err
 	}
 	plain := make([]byte, len(encrypted))
-	cipher.NewCFBDecrypter(block, make([]byte, aes.BlockSize)).XORKeyStream(plain, encrypted) //nolint:staticcheck // the TPM's own mode
+	decryptCFB(block, plain, encrypted)
 	secret, ok := unsized(plain)
 	if !ok {
 		return nil, ErrIntegrity
 	}
 	return secret, nil
+}
+
+// decryptCFB is cipher feedback with a zero vector.
+func decryptCFB(block cipher.Block, plain, encrypted []byte) {
+	pad, last := make([]byte, block.BlockSize()), make([]byte, block.BlockSize())
+	for i, octet := range encrypted {
+		at := i % len(pad)
+		if at == 0 {
+			block.Encrypt(pad, last)
+		}
+		plain[i] = octet ^ pad[at]
+		last[at] = octet
+	}
 }
 
 // decapsulate returns the seed: OAEP for RSA, one-pass Diffie-Hellman for ECC.
