@@ -241,8 +241,9 @@ type Reply struct {
 	Signature []byte `json:"signature,omitempty"`
 }
 
-// MaxLine is the longest line of a stream in octets.
-const MaxLine = 64 << 10
+// MaxLine is the longest line of a stream in octets: a unit may bring its TPM's
+// event log.
+const MaxLine = tpm.MaxLine
 
 // MaxNonces is how many nonces one call draws while there is a link, and
 // MaxOffline how many a block without one holds.

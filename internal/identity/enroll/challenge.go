@@ -64,6 +64,16 @@ func (e *Enroller) Challenge(ctx context.Context, r ChallengeRequest) (*wire.Cha
 	return nil, fault.New(fault.IssuanceBusy)
 }
 
+// Known judges who asks, as Enroll and Challenge do first, and nothing else.
+func (e *Enroller) Known(ctx context.Context, r Requester) error {
+	plane, err := e.authorities.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = e.authenticate(ctx, plane, &Request{Operation: Enroll, Requester: r})
+	return err
+}
+
 // mayAttest refuses while nothing is issued, and where there is nobody to judge
 // TPMs.
 func (e *Enroller) mayAttest() error {
@@ -200,7 +210,7 @@ func (e *Enroller) challenge(ctx context.Context, c *challenged) (*wire.Challeng
 		return nil, err
 	}
 	t.tpm, t.trust = *x, c.makers.digest
-	answer := &wire.Challenge{Nonce: t.nonce[:], ExpiresAt: t.ref.ExpiresAt}
+	answer := &wire.Challenge{Nonce: t.nonce[:], ExpiresAt: t.ref.ExpiresAt.UTC()}
 	if answer.Credential, answer.Secret, err = x.Credential(e.attest.Random, secret[:]); err != nil {
 		return nil, err
 	}

@@ -41,6 +41,10 @@ func appendResult(dst []byte, r *station.Result) []byte {
 	}
 	dst = appendOctets(dst, `,"confirmNonce":`, r.ConfirmNonce)
 	dst = appendOctets(dst, `,"wrapped":`, r.Wrapped)
+	if r.Challenge != nil {
+		form, _ := json.Marshal(r.Challenge) // octets, numbers and a time always have a form
+		dst = append(append(dst, `,"challenge":`...), form...)
+	}
 	dst = appendText(dst, `,"code":`, r.Code)
 	dst = appendText(dst, `,"kind":`, r.Kind)
 	dst = appendText(dst, `,"message":`, r.Message)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/station"
+	"github.com/birthmark/birthmark/internal/format/tpm"
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
 	"github.com/birthmark/birthmark/internal/identity/factory"
@@ -31,6 +32,7 @@ type Enroller interface {
 	Station(ctx context.Context, chain []*x509.Certificate) (*enroll.StationSession, error)
 	EnrollStation(ctx context.Context, code string, csr []byte) (*enroll.StationResponse, error)
 	RenewStation(ctx context.Context, s *enroll.StationSession, csr []byte) (*enroll.StationResponse, error)
+	ChallengeUnit(ctx context.Context, s *enroll.StationSession, r *station.ChallengeRequest) (*tpm.Challenge, error)
 	EnrollUnit(ctx context.Context, s *enroll.StationSession, u *station.Unit) (*enroll.UnitResponse, error)
 }
 
@@ -114,6 +116,7 @@ func (h *Handlers) Operations() []Operation {
 		{http.MethodGet, station.StatusPath, access.Station, 0, 0, h.Status},
 		{post, station.NoncesPath, access.Station, maxBody, 0, h.Nonces},
 		{post, station.ChipsPath, access.Station, maxBody, 0, h.Chips},
+		{post, station.ChallengePath, access.Station, maxStream, idle, h.Challenge},
 		{post, station.UnitsPath, access.Station, maxStream, idle, h.Units},
 		{post, station.ConfirmPath, access.Station, maxStream, idle, h.Confirm},
 		{post, station.ScrapPath, access.Station, maxStream, idle, h.Scrap},
@@ -221,6 +224,23 @@ func (h *Handlers) Chips(w http.ResponseWriter, r *http.Request, body []byte) er
 		return err
 	}
 	return write(w, station.Chips{Chips: chips})
+}
+
+// Challenge answers a stream of units with a TPM, each with what its TPM has to
+// answer before it gets its identity.
+func (h *Handlers) Challenge(w http.ResponseWriter, r *http.Request, _ []byte) error {
+	return h.items(w, r, func(ctx context.Context, s *enroll.StationSession, in []byte, out *station.Result) error {
+		var q station.ChallengeRequest
+		err := decode(in, &q)
+		out.ID, out.DeviceSerial = q.ID, q.DeviceSerial
+		if err != nil {
+			return err
+		}
+		if out.Challenge, err = h.enroller.ChallengeUnit(ctx, s, &q); err != nil {
+			h.factory.CountRefused(ctx, s.Ref(), q.Order, err)
+		}
+		return err
+	})
 }
 
 // Units answers a stream of units that want their initial identity.

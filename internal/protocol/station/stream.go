@@ -30,6 +30,10 @@ const (
 	// sends long lines and takes no answers fills no memory with them.
 	budget   = 1 << 20
 	lineCost = 4
+	// readBuffer is how much is read at once; only a longer line takes more.
+	readBuffer = 16 << 10
+	// longest is a line with its end.
+	longest = station.MaxLine + 1
 	// keptBuffer is the longest buffer that is kept for another line.
 	keptBuffer = 8 << 10
 	// sendBuffer is how much is gathered before it is sent although more is ready.
@@ -78,19 +82,16 @@ func (h *Handlers) stream(w http.ResponseWriter, r *http.Request, do work) error
 // returns nil when the stream ended at a line's end, or nothing came for so long
 // that the stream is closed.
 func (h *Handlers) readLines(ctx context.Context, body io.Reader, ready chan<- *line, room *semaphore.Weighted, do work) error {
-	in := bufio.NewReaderSize(body, station.MaxLine+1)
+	in := lineReader{in: bufio.NewReaderSize(body, readBuffer)}
 	crew := &crew{jobs: make(chan *line), do: func(l *line) {
 		h.answer(ctx, l, do)
 		ready <- l
 	}}
 	defer crew.dismiss()
 	for ctx.Err() == nil {
-		text, err := in.ReadSlice('\n')
+		text, err := in.next()
 		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			if err := skipLine(in); err != nil {
-				return ended(err)
-			}
+		case errors.Is(err, bufio.ErrTooLong):
 			ready <- h.refused(fault.New(fault.RequestTooLarge, "a line"))
 			continue
 		case err != nil && len(text) > 0:
@@ -102,7 +103,7 @@ func (h *Handlers) readLines(ctx context.Context, body io.Reader, ready chan<- *
 		case len(text) == 1:
 			continue // an empty line keeps the connection awake
 		}
-		cost := int64(len(text)) * lineCost
+		cost := min(int64(len(text))*lineCost, budget)
 		if err := room.Acquire(ctx, cost); err != nil {
 			return err
 		}
@@ -148,14 +149,38 @@ func (c *crew) dismiss() {
 	c.running.Wait()
 }
 
-// skipLine reads past the rest of a line that is too long.
-func skipLine(in *bufio.Reader) error {
-	for {
-		_, err := in.ReadSlice('\n')
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return err
-		}
+// lineReader reads lines. Its own memory is that of a short line: a thousand
+// streams that say nothing cost little.
+type lineReader struct {
+	in   *bufio.Reader
+	long []byte // of a line that is longer than in's buffer
+}
+
+// next returns the next line with its end, until the next call; bufio.ErrTooLong
+// once a line that is too long has been passed over. What comes with any other
+// error is no whole line.
+func (r *lineReader) next() ([]byte, error) {
+	r.long = nil
+	text, err := r.in.ReadSlice('\n')
+	if !errors.Is(err, bufio.ErrBufferFull) {
+		return text, err
 	}
+	for errors.Is(err, bufio.ErrBufferFull) && len(r.long)+len(text) <= longest {
+		r.long = append(r.long, text...)
+		text, err = r.in.ReadSlice('\n')
+	}
+	if len(r.long)+len(text) <= longest {
+		r.long = append(r.long, text...)
+		return r.long, err
+	}
+	r.long = nil
+	for errors.Is(err, bufio.ErrBufferFull) {
+		_, err = r.in.ReadSlice('\n')
+	}
+	if err == nil {
+		err = bufio.ErrTooLong
+	}
+	return nil, err
 }
 
 // ended tells an end that is in order from one that is not.
