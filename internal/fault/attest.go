@@ -47,6 +47,8 @@ const (
 	TPMUnreachable    Code = 9080
 	TPMFailed         Code = 9081
 	TPMHandle         Code = 9082
+	AgentLink         Code = 9083
+	AgentState        Code = 9084
 )
 
 // 91xx: the signer process, hardware security modules, ceremonies.
@@ -117,6 +119,8 @@ var attestEntries = []Entry{
 	{TPMUnreachable, Unavailable, "the TPM cannot be reached", "check the device file or socket and the rights to it"},
 	{TPMFailed, Unavailable, "the TPM refused a command", "see the detail; birthmark-agent doctor says more"},
 	{TPMHandle, Conflict, "the TPM's handle holds another key", "name another handle, or remove the key there after making sure that nothing uses it"},
+	{AgentLink, Unavailable, "the device cannot reach the server", "check network, proxy and clock; birthmark-agent doctor says more"},
+	{AgentState, Conflict, "the agent's folder is not in order", "see the detail; nothing was changed"},
 	{SignerUnreachable, Unavailable, "the signer process cannot be reached", "start birthmark-signer, or check its socket and the rights to it"},
 	{SignerKeyUnknown, NotFound, "the signer has no such key", "check the key's name in the signer's configuration"},
 	{SignerRefused, Forbidden, "the signer does not sign this with this key", "see the signer's log: the key is bound to an authority and kinds of content"},
