@@ -39,7 +39,7 @@ const (
 	MaxStream = 512 << 20 // octets of a stream
 	MaxPiece  = 512 << 10 // octets of a Data frame
 	MaxName   = 64        // octets of a key's name
-	MaxDetail = 1024      // octets of a refusal's detail
+	MaxDetail = 512       // octets of a signature or of a refusal's detail
 )
 
 // Type says what a frame is.

@@ -67,10 +67,15 @@ func newP256Key(k localKey, priv *ecdsa.PrivateKey) (*p256Key, error) {
 // this key over the SHA-256 digest of message.
 func (k *p256Key) CheckSignature(message, signature []byte) error {
 	digest := sha256.Sum256(message)
-	if !k.matches(digest[:], signature) {
+	return k.CheckDigest(digest[:], signature)
+}
+
+// CheckDigest is CheckSignature for whoever has hashed the message.
+func (k *p256Key) CheckDigest(digest, signature []byte) error {
+	if len(digest) != sha256.Size || !k.matches(digest, signature) {
 		return fault.New(fault.SignatureFault)
 	}
-	if k.checks.Add(1)%fullCheckEvery == 1 && !ecdsa.VerifyASN1(k.public, digest[:], signature) {
+	if k.checks.Add(1)%fullCheckEvery == 1 && !ecdsa.VerifyASN1(k.public, digest, signature) {
 		return fault.New(fault.SignatureFault)
 	}
 	return nil
