@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"regexp"
+	"strings"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/device"
@@ -16,7 +17,8 @@ import (
 type NewAuthority struct {
 	Name       string // lower-case; part of addresses in certificates
 	CommonName string // default: the organization and what the authority is
-	KeyType    profile.KeyType
+	KeyType    profile.KeyType // default: P-256, or what the signer's key is
+	KeyURI     string          // signer:NAME of a key that the signer has; default: a new file
 	Secret     keystore.Secret // passphrase of the new key
 	Profile    string          // default: "root" or "issuing"
 	CRLShards  int             // default 1
@@ -29,7 +31,10 @@ func (n *NewAuthority) check(defaultProfile string) error {
 	if !authorityName.MatchString(n.Name) {
 		return fault.New(fault.AuthorityInvalid, "a name has 1 to 40 lower-case letters, digits and dashes")
 	}
-	if n.KeyType == "" {
+	if n.KeyURI != "" && !inSigner(n.KeyURI) {
+		return fault.New(fault.KeyURI, "an authority's key is a new file, or signer:NAME")
+	}
+	if n.KeyType == "" && n.KeyURI == "" {
 		n.KeyType = profile.P256
 	}
 	if n.Profile == "" {
@@ -42,6 +47,32 @@ func (n *NewAuthority) check(defaultProfile string) error {
 		return fault.New(fault.AuthorityInvalid, "an authority has 1 to 256 CRL shards")
 	}
 	return n.Hardware.check()
+}
+
+// inSigner reports whether a key lives in the signer process, which no passphrase
+// of ours opens.
+func inSigner(uri string) bool { return strings.HasPrefix(uri, "signer:") }
+
+// uri returns where the authority's key is or will be.
+func (n *NewAuthority) uri() string {
+	if n.KeyURI != "" {
+		return n.KeyURI
+	}
+	return "file:" + n.Name
+}
+
+// learnKeyType finds out what a key in the signer is, unless the caller said
+// what it must be.
+func (s *Service) learnKeyType(ctx context.Context, n *NewAuthority) error {
+	if n.KeyType != "" {
+		return nil
+	}
+	key, err := s.keys.Load(ctx, n.KeyURI, nil)
+	if err != nil {
+		return err
+	}
+	n.KeyType = key.Type()
+	return nil
 }
 
 // title tells authorities of one organization apart by their names: two CAs
@@ -60,6 +91,9 @@ func (s *Service) CreateRoot(ctx context.Context, actor string, n NewAuthority) 
 	if err := n.check("root"); err != nil {
 		return Authority{}, err
 	}
+	if err := s.learnKeyType(ctx, &n); err != nil {
+		return Authority{}, err
+	}
 	version, p, err := s.preset(ctx, actor, n.Profile)
 	if err != nil {
 		return Authority{}, err
@@ -67,7 +101,7 @@ func (s *Service) CreateRoot(ctx context.Context, actor string, n NewAuthority) 
 	if p.Kind != profile.KindRoot || !p.Allows(n.KeyType) {
 		return Authority{}, fault.New(fault.AuthorityInvalid, "profile", n.Profile, "does not make a root with this key")
 	}
-	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Root, KeyURI: "file:" + n.Name, CRLShards: n.CRLShards, Hardware: n.Hardware})
+	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Root, KeyURI: n.uri(), CRLShards: n.CRLShards, Hardware: n.Hardware})
 	if err != nil {
 		return Authority{}, err
 	}

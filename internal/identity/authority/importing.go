@@ -214,7 +214,10 @@ func (s *Service) RequestIssuing(ctx context.Context, actor string, n NewAuthori
 	if err := n.check("issuing"); err != nil {
 		return nil, err
 	}
-	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Issuing, KeyURI: "file:" + n.Name, CRLShards: n.CRLShards, Hardware: n.Hardware})
+	if err := s.learnKeyType(ctx, &n); err != nil {
+		return nil, err
+	}
+	a, err := s.pending(ctx, actor, Authority{Name: n.Name, Kind: Issuing, KeyURI: n.uri(), CRLShards: n.CRLShards, Hardware: n.Hardware})
 	if err != nil {
 		return nil, err
 	}

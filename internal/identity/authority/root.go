@@ -22,7 +22,8 @@ type RootSession struct {
 	issuer *issuing.Issuer // holds the key; nil after Close
 }
 
-// OpenRoot opens a root's key with its passphrase.
+// OpenRoot opens a root's key with its passphrase. A key in the signer needs
+// none: what it may sign is bounded there.
 func (s *Service) OpenRoot(ctx context.Context, name string, secret keystore.Secret) (*RootSession, error) {
 	snap, err := s.Refresh(ctx)
 	if err != nil {
@@ -77,11 +78,14 @@ func (r *RootSession) CreateIssuing(ctx context.Context, actor string, n NewAuth
 	if err != nil {
 		return Authority{}, err
 	}
+	if err := s.learnKeyType(ctx, &n); err != nil {
+		return Authority{}, err
+	}
 	if !p.Allows(n.KeyType) {
 		return Authority{}, fault.New(fault.KeyNotAllowed, n.KeyType)
 	}
 	a, err := s.pending(ctx, actor, Authority{
-		Name: n.Name, Kind: Issuing, KeyURI: "file:" + n.Name, Parent: r.root.ID, CRLShards: n.CRLShards, Hardware: n.Hardware,
+		Name: n.Name, Kind: Issuing, KeyURI: n.uri(), Parent: r.root.ID, CRLShards: n.CRLShards, Hardware: n.Hardware,
 	})
 	if err != nil {
 		return Authority{}, err

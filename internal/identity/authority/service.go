@@ -36,6 +36,13 @@ type Keys interface {
 	Import(ctx context.Context, uri string, key crypto.Signer, secret keystore.Secret) (keystore.Key, error)
 }
 
+// Expecter is implemented by Keys that can hand out a key elsewhere whose public
+// key is known, without reaching it: the server starts and goes on while the
+// signer is down. ok is false for keys that must be opened.
+type Expecter interface {
+	Expect(uri string, public crypto.PublicKey) (key keystore.Key, ok bool, err error)
+}
+
 // Config names what the service needs.
 type Config struct {
 	Store    Store
@@ -137,6 +144,25 @@ func (s *Service) openKey(ctx context.Context, uri string) (keystore.Key, error)
 		return nil, fault.Wrap(fault.KeyUnavailable, err)
 	}
 	k, err := s.keys.Load(ctx, uri, secret)
+	if err != nil {
+		return nil, err
+	}
+	s.opened[uri] = k
+	return k, nil
+}
+
+// issuingKey returns the key of an issuing authority.
+func (s *Service) issuingKey(ctx context.Context, uri string, public crypto.PublicKey) (keystore.Key, error) {
+	e, ok := s.keys.(Expecter)
+	if !ok || !inSigner(uri) {
+		return s.openKey(ctx, uri)
+	}
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	if k, ok := s.opened[uri]; ok {
+		return k, nil
+	}
+	k, _, err := e.Expect(uri, public)
 	if err != nil {
 		return nil, err
 	}

@@ -287,7 +287,7 @@ func (s *Service) member(ctx context.Context, a Authority, i Installation) *Memb
 	if a.Kind != Issuing || a.KeyURI == "" || a.State != Active && a.State != Retired {
 		return m
 	}
-	key, err := s.openKey(ctx, a.KeyURI)
+	key, err := s.issuingKey(ctx, a.KeyURI, m.X509.PublicKey)
 	if err != nil {
 		m.Err = err
 		s.log.WarnContext(ctx, "the key of an authority is not available", "authority", a.Name, "error", err)
