@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/edge/refusal"
 	"github.com/birthmark/birthmark/internal/edge/station/link"
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/station"
@@ -99,7 +100,7 @@ func (c *CheckConfig) certificate() Finding {
 
 func checkOrder(o *station.Order) Finding {
 	if o.State != "open" {
-		return bad("order", fault.New(fault.OrderState, "order", o.Number, "is", link.Printable(o.State)))
+		return bad("order", fault.New(fault.OrderState, "order", o.Number, "is", refusal.Printable(o.State)))
 	}
 	return good("order", o.Number, "is open:", o.Product+",", o.KeyModel)
 }
@@ -127,7 +128,7 @@ func (c *CheckConfig) reel(ctx context.Context, orderNumber string) Finding {
 		case i < 0:
 			return bad("reel", fault.New(fault.StationLink, "the server did not say anything of chip", uid))
 		case !answer.Chips[i].OK:
-			code, ok := link.ParseCode(answer.Chips[i].Code)
+			code, ok := refusal.ParseCode(answer.Chips[i].Code)
 			if !ok {
 				code = fault.ChipUnknown
 			}

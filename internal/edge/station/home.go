@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/edge/refusal"
 	"github.com/birthmark/birthmark/internal/edge/station/durable"
 	"github.com/birthmark/birthmark/internal/edge/station/link"
 	"github.com/birthmark/birthmark/internal/fault"
@@ -76,7 +77,7 @@ func Enroll(ctx context.Context, e Enrollment) (*Home, error) {
 		if err != nil {
 			return nil, err
 		}
-		h.settings.Station, h.settings.Site = link.Printable(in.Station), link.Printable(in.Site)
+		h.settings.Station, h.settings.Site = refusal.Printable(in.Station), refusal.Printable(in.Site)
 		settings, err := json.MarshalIndent(h.settings, "", "  ")
 		if err != nil {
 			return nil, err

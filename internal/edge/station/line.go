@@ -221,7 +221,7 @@ func (l *Line) Scrap(ctx context.Context, x station.Scrap) error {
 		defer cancel()
 		result, err := l.c.Link.Scrap(ctx, &x)
 		if err == nil {
-			return refusal(&result)
+			return refusalOf(&result)
 		}
 		if fault.Of(err).Kind != fault.Unavailable {
 			return err
@@ -252,7 +252,7 @@ func Send(ctx context.Context, link Link, item *queue.Item) error {
 	if err != nil {
 		return err
 	}
-	return refusal(&result)
+	return refusalOf(&result)
 }
 
 // flushEvery is how often a running line looks whether the queue can be sent.

@@ -17,9 +17,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/edge/refusal"
 	"github.com/birthmark/birthmark/internal/edge/station/durable"
 	"github.com/birthmark/birthmark/internal/edge/station/fixture"
-	"github.com/birthmark/birthmark/internal/edge/station/link"
 	"github.com/birthmark/birthmark/internal/edge/station/queue"
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/proof"
@@ -432,7 +432,7 @@ func (b *Batch) Apply(ctx context.Context, bundle, reply []byte, only string, te
 
 func (b *Batch) apply(ctx context.Context, request *station.Unit, result *station.Result) Outcome {
 	begin := b.now()
-	o := Outcome{Order: b.block.Order.Number, DeviceSerial: link.Printable(result.ID), Attempts: 1, Replayed: result.Replayed}
+	o := Outcome{Order: b.block.Order.Number, DeviceSerial: refusal.Printable(result.ID), Attempts: 1, Replayed: result.Replayed}
 	err := b.install(ctx, request, result)
 	o.CycleMillis = b.now().Sub(begin).Milliseconds()
 	if err != nil {
@@ -445,7 +445,7 @@ func (b *Batch) apply(ctx context.Context, request *station.Unit, result *statio
 }
 
 func (b *Batch) install(ctx context.Context, request *station.Unit, result *station.Result) (err error) {
-	if err := refusal(result); err != nil {
+	if err := refusalOf(result); err != nil {
 		return err
 	}
 	if request == nil {

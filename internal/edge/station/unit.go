@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/birthmark/birthmark/internal/edge/refusal"
 	"github.com/birthmark/birthmark/internal/edge/station/fixture"
 	"github.com/birthmark/birthmark/internal/edge/station/link"
 	"github.com/birthmark/birthmark/internal/edge/station/queue"
@@ -196,7 +197,7 @@ func (w *work) issue(ctx context.Context, unit fixture.Unit) error {
 	if err != nil {
 		return err
 	}
-	if err := refusal(&result); err != nil {
+	if err := refusalOf(&result); err != nil {
 		return err
 	}
 	if err := w.check(&result); err != nil {
@@ -212,7 +213,7 @@ func (w *work) recognize(id *fixture.Identity) error {
 	case id.DeviceSerial == "" && w.job.DeviceSerial == "":
 		return fault.New(fault.FixtureProtocol, "neither the line nor the device says the device serial")
 	case id.DeviceSerial != "" && w.job.DeviceSerial != "" && id.DeviceSerial != w.job.DeviceSerial:
-		return fault.New(fault.FixtureFailed, "the device says that it is", link.Printable(id.DeviceSerial))
+		return fault.New(fault.FixtureFailed, "the device says that it is", refusal.Printable(id.DeviceSerial))
 	}
 	w.deviceSerial = w.job.DeviceSerial
 	if w.deviceSerial != "" {
@@ -223,7 +224,7 @@ func (w *work) recognize(id *fixture.Identity) error {
 		return nil
 	}
 	if w.claimed != "" {
-		return fault.New(fault.FixtureFailed, "the device was", w.claimed, "and now says that it is", link.Printable(id.DeviceSerial))
+		return fault.New(fault.FixtureFailed, "the device was", w.claimed, "and now says that it is", refusal.Printable(id.DeviceSerial))
 	}
 	return w.claim(w.deviceSerial)
 }
@@ -266,7 +267,7 @@ func (w *work) key(ctx context.Context, unit fixture.Unit, id *fixture.Identity,
 		in.Form, in.Password = w.form, w.password
 		return nil
 	}
-	return fault.New(fault.KeyModel, "the order's product has key model", link.Printable(w.order.KeyModel))
+	return fault.New(fault.KeyModel, "the order's product has key model", refusal.Printable(w.order.KeyModel))
 }
 
 // attest lets the device's TPM answer a challenge of the server.
@@ -281,7 +282,7 @@ func (w *work) attest(ctx context.Context, device fixture.Attester, in *station.
 	if err != nil {
 		return err
 	}
-	if err := refusal(&result); err != nil {
+	if err := refusalOf(&result); err != nil {
 		return err
 	}
 	if result.Challenge == nil {
@@ -346,7 +347,7 @@ func (w *work) confirm(ctx context.Context, c *station.Confirm) error {
 		defer cancel()
 		result, err := w.l.c.Link.Confirm(ctx, c)
 		if err == nil {
-			err = refusal(&result)
+			err = refusalOf(&result)
 		}
 		if err == nil || fault.Of(err).Kind != fault.Unavailable {
 			return err
@@ -369,16 +370,16 @@ func atDevice(err error) error {
 	if f := fault.Of(err); f.Code != fault.Unexpected {
 		return f
 	}
-	return fault.Wrap(fault.FixtureFailed, err, link.Printable(err.Error()))
+	return fault.Wrap(fault.FixtureFailed, err, refusal.Printable(err.Error()))
 }
 
-// refusal returns the fault that a result is, with who may unblock it.
-func refusal(r *station.Result) error {
+// refusalOf returns the fault that a result is, with who may unblock it.
+func refusalOf(r *station.Result) error {
 	f := link.Fault(r)
 	if f == nil {
 		return nil
 	}
-	return &refused{fault: f, who: link.Printable(r.Who)}
+	return &refused{fault: f, who: refusal.Printable(r.Who)}
 }
 
 // requestKey returns the public key of a PKCS #10 request (RFC 2986): DER

@@ -182,7 +182,7 @@ func ask[T any](ctx context.Context, c *Client, method, path string, in any) (*T
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, refusal(resp)
+		return nil, refusedCall(resp)
 	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
@@ -231,8 +231,8 @@ func isA[E error](err error) bool {
 // maxRefusal bounds the body of a refusal.
 const maxRefusal = 16 << 10
 
-// refusal reads the answer to a call that was refused as a whole.
-func refusal(resp *http.Response) error {
+// refusedCall reads the answer to a call that was refused as a whole.
+func refusedCall(resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)) // the status alone says enough
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		return fault.New(fault.StationLink, "the server sends elsewhere, which is not followed")

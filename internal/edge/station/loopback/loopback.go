@@ -19,8 +19,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/edge/refusal"
 	"github.com/birthmark/birthmark/internal/edge/station"
-	"github.com/birthmark/birthmark/internal/edge/station/link"
 	"github.com/birthmark/birthmark/internal/edge/station/queue"
 	"github.com/birthmark/birthmark/internal/fault"
 	format "github.com/birthmark/birthmark/internal/format/station"
@@ -191,7 +191,7 @@ func (h *Handler) unit(_ http.ResponseWriter, r *http.Request) (any, error) {
 		in.Order = h.c.Order
 	}
 	if !h.take(in.Nest) {
-		return nil, fault.New(fault.UnitState, "nest", link.Printable(in.Nest), "is at work on another unit")
+		return nil, fault.New(fault.UnitState, "nest", refusal.Printable(in.Nest), "is at work on another unit")
 	}
 	defer h.release(in.Nest)
 	// A unit that was begun is ended, whether or not its master still waits.
