@@ -49,6 +49,8 @@ type Settings struct {
 	// File with the passphrase of the issuing keys. Empty: the file in the data
 	// folder that init made, with a standing warning.
 	PassphraseFile string `yaml:"passphrase_file" help:"File with the passphrase of the keys that the server opens by itself." env:"BIRTHMARK_PASSPHRASE_FILE"`
+	// Socket of birthmark-signer, which holds the keys named signer:NAME.
+	SignerSocket string `yaml:"signer_socket" aliases:"signer" help:"Socket of birthmark-signer, for keys named signer:NAME." env:"BIRTHMARK_SIGNER_SOCKET" placeholder:"PATH" type:"path"`
 
 	// How long issuing authorities' CRLs are valid.
 	CRLValidity time.Duration `yaml:"crl_validity" help:"Validity of CRLs of issuing authorities." default:"24h" env:"BIRTHMARK_CRL_VALIDITY"`

@@ -24,6 +24,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 	"github.com/birthmark/birthmark/internal/identity/status"
 	"github.com/birthmark/birthmark/internal/pki/keystore"
+	insigner "github.com/birthmark/birthmark/internal/pki/keystore/remote"
 	"github.com/birthmark/birthmark/internal/pki/profile"
 	"github.com/birthmark/birthmark/internal/store"
 )
@@ -48,7 +49,7 @@ type node struct {
 	lock     *store.FolderLock
 
 	store     *store.Store
-	keys      *keystore.Store
+	keys      *insigner.Keys
 	authority *authority.Service
 	access    *access.Service
 	register  *device.Register
@@ -92,13 +93,27 @@ func openNode(ctx context.Context, settings Settings, log *slog.Logger, o nodeOp
 	if err != nil {
 		return n, err
 	}
-	if n.keys, err = keystore.Open(keystore.Config{Dir: n.folder.keys(), Rand: rand.Reader}); err != nil {
+	if err := n.openKeys(); err != nil {
 		return n, err
 	}
 	if err := n.wire(ctx, o); err != nil {
 		return n, err
 	}
 	return n, nil
+}
+
+// openKeys opens the folder of keys and, if its socket is named, the signer,
+// which may come up later.
+func (n *node) openKeys() (err error) {
+	n.keys = &insigner.Keys{}
+	if n.keys.Store, err = keystore.Open(keystore.Config{Dir: n.folder.keys(), Rand: rand.Reader}); err != nil {
+		return err
+	}
+	if n.settings.SignerSocket == "" {
+		return nil
+	}
+	n.keys.Signer, err = insigner.New(insigner.Config{Socket: n.settings.SignerSocket, Now: time.Now})
+	return err
 }
 
 func (n *node) prepareFolder(create bool) error {
@@ -311,6 +326,9 @@ func (n *node) close(ctx context.Context) error {
 	}
 	if n.authority != nil {
 		errs = append(errs, n.authority.Close(ctx))
+	}
+	if n.keys != nil && n.keys.Signer != nil {
+		errs = append(errs, n.keys.Signer.Close())
 	}
 	for _, w := range n.witnesses {
 		errs = append(errs, w.Close())

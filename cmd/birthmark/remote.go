@@ -33,6 +33,7 @@ type remote struct {
 	Data           string `help:"Data folder." default:"birthmark-data" env:"BIRTHMARK_DATA" type:"path"`
 	Database       string `help:"Database, if it is not SQLite in the data folder." env:"BIRTHMARK_DATABASE"`
 	PassphraseFile string `help:"File with the passphrase of the keys that the server opens by itself." env:"BIRTHMARK_PASSPHRASE_FILE"`
+	SignerSocket   string `help:"Socket of birthmark-signer, if the command does the work itself." env:"BIRTHMARK_SIGNER_SOCKET" placeholder:"PATH" type:"path"`
 	Server         string `help:"URL of another server's API, for example https://pki.example.com:9443." env:"BIRTHMARK_SERVER" placeholder:"URL"`
 	ServerCA       string `help:"PEM file with the authority of that server." env:"BIRTHMARK_SERVER_CA" placeholder:"FILE" type:"path"`
 	Token          string `help:"API token for that server." env:"BIRTHMARK_TOKEN"`
@@ -95,7 +96,7 @@ func (r *remote) connectServer() (*api, error) {
 // connectFolder takes the folder's lock and serves the API to this command
 // alone, as the local user and by the same table.
 func (r *remote) connectFolder(ctx context.Context) (*api, error) {
-	settings := Settings{Data: r.Data, Database: r.Database, PassphraseFile: r.PassphraseFile}
+	settings := Settings{Data: r.Data, Database: r.Database, PassphraseFile: r.PassphraseFile, SignerSocket: r.SignerSocket}
 	n, err := openNode(ctx, settings, slog.New(slog.DiscardHandler), nodeOptions{block: oneShotBlock})
 	if err != nil {
 		return nil, err
