@@ -186,8 +186,13 @@ func drawPublic(t *rapid.T, k keys) tpm2.TPMTPublic {
 	public.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
 		Symmetric: symmetric, Scheme: scheme, CurveID: curve, KDF: tpm2.TPMTKDFScheme{Scheme: tpm2.TPMAlgNull},
 	})
+	point, err := k.ec[curve].PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := len(point) / 2
 	public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-		X: tpm2.TPM2BECCParameter{Buffer: k.ec[curve].X.Bytes()}, Y: tpm2.TPM2BECCParameter{Buffer: k.ec[curve].Y.Bytes()},
+		X: tpm2.TPM2BECCParameter{Buffer: bytes.TrimLeft(point[1:1+size], "\x00")}, Y: tpm2.TPM2BECCParameter{Buffer: point[1+size:]},
 	})
 	return public
 }
@@ -247,8 +252,12 @@ func comparePublic(t *rapid.T, p *tpm.Public, public tpm2.TPMTPublic) {
 		}
 	case *ecdsa.PublicKey:
 		unique, err := public.Unique.ECC()
-		if err != nil || key.X.Cmp(new(big.Int).SetBytes(unique.X.Buffer)) != 0 || p.Bits != key.Params().BitSize {
+		if err != nil || p.Bits != key.Params().BitSize {
 			t.Fatalf("%d bits: %v", p.Bits, err)
+		}
+		point, err := key.Bytes()
+		if err != nil || !bytes.Equal(bytes.TrimLeft(point[1:1+len(point)/2], "\x00"), unique.X.Buffer) {
+			t.Fatalf("%x is not %x: %v", point, unique.X.Buffer, err)
 		}
 	}
 }

@@ -32,14 +32,16 @@ func SubjectTemplate(k KeyKind) []byte {
 	})
 }
 
-// StorageTemplate returns the TPMT_PUBLIC of the storage root key on P-256 (TCG
-// TPM 2.0 Provisioning Guidance, section 7.5.1), below which our keys are kept.
+// StorageTemplate returns the TPMT_PUBLIC of the storage root key on P-256, below
+// which our keys are kept. Its last field is empty, as readers of key files have it
+// that make this key anew (draft-bottomley-tpm2-keys, section 3.1.8); with zeros
+// there, as in the TCG's Provisioning Guidance, it would be another key.
 func StorageTemplate() []byte {
 	a := area{
 		kind: AlgECC, curve: P256, nameAlg: AlgSHA256, attributes: bound | Restricted | Decrypt | NoDA,
 		symmetric: Symmetric{AlgAES, 128, AlgCFB}, scheme: Scheme{Alg: AlgNull},
 	}
-	return a.withUnique(make([]byte, 32), make([]byte, 32))
+	return a.withUnique(nil, nil)
 }
 
 // What the TCG's document on keys for device identity writes into the last field

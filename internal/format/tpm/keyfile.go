@@ -12,11 +12,10 @@ import (
 // KeyFile is a TSS2 private key (draft-bottomley-tpm2-keys): a key that only the
 // TPM it was made in can load. OpenSSL's tpm2 provider reads it.
 type KeyFile struct {
-	EmptyAuth   bool   // the key has no password
-	Description string // UTF-8; may be empty
-	Parent      uint32 // handle of the parent, or of the hierarchy in which the parent is made
-	Public      []byte // TPM2B_PUBLIC, with its size
-	Private     []byte // TPM2B_PRIVATE, with its size
+	EmptyAuth bool   // the key has no password
+	Parent    uint32 // handle of the parent, or of the hierarchy in which the parent is made
+	Public    []byte // TPM2B_PUBLIC, with its size
+	Private   []byte // TPM2B_PRIVATE, with its size
 }
 
 // HierarchyOwner as a parent stands for the storage root key on P-256 of the owner
@@ -47,18 +46,13 @@ func (k *KeyFile) MarshalPEM() ([]byte, error) {
 	out.AddASN1(cbasn1.SEQUENCE, func(s *cryptobyte.Builder) {
 		s.AddASN1ObjectIdentifier(oidLoadableKey)
 		s.AddASN1(tagEmptyAuth, func(s *cryptobyte.Builder) { s.AddASN1Boolean(k.EmptyAuth) })
-		if k.Description != "" {
-			s.AddASN1(tagDescription, func(s *cryptobyte.Builder) {
-				s.AddASN1(cbasn1.UTF8String, func(s *cryptobyte.Builder) { s.AddBytes([]byte(k.Description)) })
-			})
-		}
 		s.AddASN1Uint64(uint64(k.Parent))
 		s.AddASN1OctetString(k.Public)
 		s.AddASN1OctetString(k.Private)
 	})
 	der, err := out.Bytes()
 	if err != nil {
-		return nil, malformed("key file: description")
+		return nil, malformed("key file: sizes")
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: keyFileType, Bytes: der}), nil
 }
@@ -84,28 +78,24 @@ func ParseKeyFile(file []byte) (*KeyFile, error) {
 }
 
 func (k *KeyFile) read(der cryptobyte.String) bool {
-	var s, auth, description, text, rsaParent, public, private cryptobyte.String
-	var hasAuth, hasDescription, hasParent, ignored bool
+	var s, auth, public, private cryptobyte.String
+	var hasAuth bool
 	var oid asn1.ObjectIdentifier
 	var parent uint64
 	ok := der.ReadASN1(&s, cbasn1.SEQUENCE) && der.Empty() &&
 		s.ReadASN1ObjectIdentifier(&oid) && oid.Equal(oidLoadableKey) &&
 		s.ReadOptionalASN1(&auth, &hasAuth, tagEmptyAuth) &&
-		s.ReadOptionalASN1(&description, &hasDescription, tagDescription) &&
-		s.ReadOptionalASN1(&rsaParent, &hasParent, tagRSAParent) &&
+		s.SkipOptionalASN1(tagDescription) && s.SkipOptionalASN1(tagRSAParent) &&
 		s.ReadASN1Integer(&parent) && parent <= 0xFFFFFFFF &&
 		s.ReadASN1(&public, cbasn1.OCTET_STRING) &&
 		s.ReadASN1(&private, cbasn1.OCTET_STRING) && s.Empty()
 	if hasAuth {
-		ok = ok && auth.ReadASN1Boolean(&k.EmptyAuth) && auth.Empty()
+		// OpenSSL writes 1 for true, which DER does not allow.
+		var value cryptobyte.String
+		ok = ok && auth.ReadASN1(&value, cbasn1.BOOLEAN) && auth.Empty() && len(value) == 1
+		k.EmptyAuth = ok && value[0] != 0
 	}
-	if hasDescription {
-		ok = ok && description.ReadASN1(&text, cbasn1.UTF8String) && description.Empty()
-	}
-	if hasParent {
-		ok = ok && rsaParent.ReadASN1Boolean(&ignored) && rsaParent.Empty()
-	}
-	k.Description, k.Parent, k.Public, k.Private = string(text), uint32(parent), public, private
+	k.Parent, k.Public, k.Private = uint32(parent), public, private
 	return ok
 }
 
