@@ -21,6 +21,7 @@ type cli struct {
 	Serve      serveCmd      `cmd:"" help:"Run the server."`
 
 	Authority   authorityCmd   `cmd:"" help:"Certificate authorities."`
+	Ceremony    ceremonyCmd    `cmd:"" help:"Key ceremonies: a root of your own, on a machine without network."`
 	Profile     profileCmd     `cmd:"" help:"Profiles: what certificates may contain."`
 	Product     productCmd     `cmd:"" help:"Products: models that are made."`
 	Manifest    manifestCmd    `cmd:"" help:"Chip makers' lists of chips."`

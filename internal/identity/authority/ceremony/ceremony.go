@@ -33,6 +33,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -211,6 +212,9 @@ func (o *Ceremony) now() (time.Time, error) {
 func (o *Ceremony) commit(s *staging, e *Entry, name string) (Step, error) {
 	if len(o.dropped) > 0 {
 		e.Notes = append(e.Notes, fmt.Sprintf("%d interrupted acts left folders, which were removed", len(o.dropped)))
+	}
+	if up := o.config.Machine.Interfaces; len(up) > 0 {
+		e.Notes = append(e.Notes, "a network was up: "+strings.Join(up, ", "))
 	}
 	e.Number, e.Previous = o.state.count+1, o.state.head
 	e.Ceremony, e.Rehearsal = o.state.id, o.state.rehearsal

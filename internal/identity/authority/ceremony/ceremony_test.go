@@ -43,7 +43,7 @@ func TestACeremonyFromBeginToEnd(t *testing.T) {
 	if !report.Finished || report.Rehearsal || !bytes.Equal(report.Root.Raw, root.Raw) {
 		t.Errorf("report = %+v", report)
 	}
-	if want := []string{"the share of custodian-2 was not tried"}; !slices.Equal(report.Notes, want) {
+	if want := []string{"step 7: the share of custodian-2 was not tried"}; !slices.Equal(report.Notes, want) {
 		t.Errorf("notes = %q, want %q", report.Notes, want)
 	}
 	issuing := readCertificate(t, r.step("05-issuing/issuing.pem"))

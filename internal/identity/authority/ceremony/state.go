@@ -9,6 +9,8 @@ import (
 	"encoding/pem"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -27,7 +29,9 @@ type state struct {
 	count int
 	head  string // SHA-256 of the last entry
 	last  time.Time
-	notes []string // of all entries
+	// program is the SHA-256 of the one that made the first step.
+	program string
+	notes   []note // of all entries
 
 	root      *Root
 	rootX509  *x509.Certificate
@@ -72,8 +76,43 @@ func (s *state) apply(raw, signature []byte) (*Entry, error) {
 		return nil, bad(what)
 	}
 	s.count, s.head, s.last = number, sum(raw), e.At
-	s.notes = append(s.notes, e.Notes...)
+	for _, text := range e.Notes {
+		s.note(text, number)
+	}
+	if s.program == "" {
+		s.program = e.Machine.Binary
+	}
+	if e.Machine.Binary != s.program {
+		s.note("another program than in the first step", number)
+	}
 	return e, nil
+}
+
+// note is what a reader should know, and of which steps.
+type note struct {
+	text  string
+	steps []string
+}
+
+func (s *state) note(text string, step int) {
+	i := slices.IndexFunc(s.notes, func(n note) bool { return n.text == text })
+	if i < 0 {
+		i, s.notes = len(s.notes), append(s.notes, note{text: text})
+	}
+	s.notes[i].steps = append(s.notes[i].steps, strconv.Itoa(step))
+}
+
+// noted returns the notes, each once.
+func (s *state) noted() []string {
+	var all []string
+	for _, n := range s.notes {
+		steps := "step "
+		if len(n.steps) > 1 {
+			steps = "steps "
+		}
+		all = append(all, steps+strings.Join(n.steps, ", ")+": "+n.text)
+	}
+	return all
 }
 
 // applyFrame checks what all entries have in common.

@@ -2,10 +2,12 @@ package ceremony
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/authority"
@@ -23,8 +25,39 @@ type Report struct {
 	Certificate *x509.Certificate // of the ceremony's key; nil before the end
 	Notes       []string          // of all entries
 
-	head string
+	head       string
+	transcript []byte
 }
+
+// Summary is a report in short.
+type Summary struct {
+	Ceremony    string    `json:"ceremony"`
+	Title       string    `json:"title"`
+	Rehearsal   bool      `json:"rehearsal"`
+	Finished    bool      `json:"finished"`
+	Steps       int       `json:"steps"`
+	From        time.Time `json:"from"`
+	To          time.Time `json:"to"`
+	Root        string    `json:"root,omitempty"`             // subject
+	Fingerprint string    `json:"root_fingerprint,omitempty"` // SHA-256
+	Notes       []string  `json:"notes"`
+}
+
+// Summary returns the report in short.
+func (r *Report) Summary() Summary {
+	s := Summary{
+		Ceremony: r.Ceremony, Title: r.Entries[0].Plan.Title, Rehearsal: r.Rehearsal, Finished: r.Finished, Steps: len(r.Entries),
+		From: r.Entries[0].At, To: r.Entries[len(r.Entries)-1].At, Notes: append([]string{}, r.Notes...),
+	}
+	if r.Root != nil {
+		digest := sha256.Sum256(r.Root.Raw)
+		s.Root, s.Fingerprint = printable(r.Root.Subject.String()), grouped(digest[:])
+	}
+	return s
+}
+
+// Transcript returns the transcript that was checked.
+func (r *Report) Transcript() []byte { return r.transcript }
 
 // Verify checks a transcript in every respect. It returns
 // fault.TranscriptInvalid, with the first entry that does not hold. Whether the
@@ -44,7 +77,7 @@ func Verify(transcript []byte) (*Report, error) {
 		r.Entries = append(r.Entries, e)
 	}
 	r.Ceremony, r.Rehearsal, r.Finished = s.id, s.rehearsal, s.finished
-	r.Root, r.Notes, r.head = s.rootX509, s.notes, s.head
+	r.Root, r.Notes, r.head, r.transcript = s.rootX509, s.noted(), s.head, transcript
 	if s.finished {
 		r.Certificate, err = s.vouched(d)
 	} else if len(d.certificate) > 0 {
