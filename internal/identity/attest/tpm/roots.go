@@ -203,8 +203,8 @@ func (d *denial) names(n wire.EKNames) bool {
 	if !d.ranged {
 		return true
 	}
-	version, err := versionNumber("", n.Version, 0)
-	return err != nil || n.Version == "" || d.versionFrom <= version && version <= d.versionTo
+	version, ok := n.Firmware()
+	return !ok || d.versionFrom <= version && version <= d.versionTo
 }
 
 // checkDenied refuses what is denied whatever its firmware. The names are those of

@@ -35,9 +35,15 @@ func newBench(tb testing.TB) *bench {
 
 func benchOf(tb testing.TB, m *tpmtest.Maker, chip *tpmtest.TPM) *bench {
 	tb.Helper()
+	b := devices(m, chip)
+	b.trust = trustIn(tb, tpmtest.Bundle(4, m))
+	return b
+}
+
+// devices is a bench on which nobody is trusted yet.
+func devices(m *tpmtest.Maker, chip *tpmtest.TPM) *bench {
 	b := &bench{maker: m, chip: chip, ak: chip.NewAK(wire.ECP256), subject: chip.NewSubject(wire.ECP256), nonce: make([]byte, 32), listed: map[[32]byte]bool{}}
 	rand.Read(b.nonce)
-	b.trust = trustIn(tb, tpmtest.Bundle(4, m))
 	return b
 }
 
