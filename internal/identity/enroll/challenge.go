@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/station"
@@ -182,10 +183,7 @@ func (e *Enroller) challenge(ctx context.Context, c *challenged) (*wire.Challeng
 		return nil, err
 	}
 	found := &listing{store: e.attest.Chips}
-	x, err := c.makers.trust.Check(c.claim, tpm.ClaimOptions{Now: e.now(), Listed: func(ek [32]byte) (bool, error) {
-		chip, err := found.look(ctx, ek)
-		return chip != nil, err
-	}})
+	x, err := c.makers.trust.Check(c.claim, found.options(ctx, e.now()))
 	if err != nil {
 		return nil, err
 	}
@@ -241,6 +239,14 @@ type listing struct {
 	store  Chips
 	looked bool
 	chip   *factory.Chip // nil: it is in no manifest
+}
+
+// options lets a claim be judged by the manifests.
+func (l *listing) options(ctx context.Context, now time.Time) tpm.ClaimOptions {
+	return tpm.ClaimOptions{Now: now, Listed: func(ek [32]byte) (bool, error) {
+		chip, err := l.look(ctx, ek)
+		return chip != nil, err
+	}}
 }
 
 func (l *listing) look(ctx context.Context, ek [32]byte) (*factory.Chip, error) {

@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	wire "github.com/birthmark/birthmark/internal/format/tpm"
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/attest"
+	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/pki/profile"
@@ -76,7 +78,7 @@ func (d *decision) known() shown {
 // the place of the one it shows, each with fresh evidence of the TPM.
 func (d *decision) mayAdd(r *Request) bool {
 	q := d.requester
-	return r.TPM != nil && !q.foreign && (d.road.Profile.Kind == profile.KindAttestation || q.credential.Slot() == d.slot)
+	return (r.TPM != nil || r.Attestation != nil) && !q.foreign && (d.road.Profile.Kind == profile.KindAttestation || q.credential.Slot() == d.slot)
 }
 
 // checkAttestationKey lets an attestation key be certified again while it is the
@@ -103,22 +105,27 @@ func (e *Enroller) checkAttestationKey(ctx context.Context, d *decision, csr *re
 }
 
 // checkEvidence judges what was shown of the hardware against what is demanded.
-func (e *Enroller) checkEvidence(ctx context.Context, r *Request, d *decision, csr *request.Request) error {
-	if r.TPM == nil {
-		if d.road.Profile.Kind == profile.KindAttestation {
-			return fault.New(fault.EvidenceMissing)
-		}
+func (e *Enroller) checkEvidence(ctx context.Context, plane *authority.Snapshot, r *Request, d *decision, csr *request.Request) (err error) {
+	switch {
+	case r.TPM != nil && r.Attestation != nil:
+		return fault.New(fault.ParameterInvalid, "evidence of a TPM is shown in one way")
+	case r.TPM != nil:
+		err = e.prove(ctx, r, d, csr)
+	case r.Attestation != nil:
+		err = e.proveByAK(ctx, plane, r, d, csr)
+	case d.road.Profile.Kind == profile.KindAttestation:
+		return fault.New(fault.EvidenceMissing)
+	default:
 		d.shown = d.known()
 		return d.need.check(d.shown)
 	}
-	err := e.prove(ctx, r, d, csr)
 	if e.answeredBefore(ctx, d, csr, err) {
 		return nil
 	}
 	return err
 }
 
-// prove judges the answer of a device's TPM, in the order of proof.
+// prove judges the answer of a device's TPM to a challenge.
 func (e *Enroller) prove(ctx context.Context, r *Request, d *decision, csr *request.Request) error {
 	if e.attest == nil {
 		return fault.New(fault.TicketInvalid)
@@ -134,24 +141,32 @@ func (e *Enroller) prove(ctx context.Context, r *Request, d *decision, csr *requ
 	if d.hardware, err = e.openAnswer(ctx, m, r.TPM, d.asked()); err != nil {
 		return err
 	}
-	h, subject := d.hardware, csr.SPKI
+	subject := csr.SPKI
 	if ofAK {
 		subject = nil
 	}
-	if err := h.proveKey(m, r.TPM, subject, d.product.ID); err != nil {
+	return e.proveAnswer(ctx, m, r.TPM, d, subject, csr.SPKI)
+}
+
+// proveAnswer judges what a TPM that is known says of the subject, in the order of
+// proof. Without subject the key is its AK.
+func (e *Enroller) proveAnswer(ctx context.Context, m *makers, a *wire.Answer, d *decision, subject, spki []byte) error {
+	h := d.hardware
+	if err := h.proveKey(m, a, subject, d.product.ID); err != nil {
 		return err
 	}
-	err = e.place(ctx, h, d.requester.device.ID, func(c *factory.Chip) error { return chipFitsDevice(d, c) })
+	err := e.place(ctx, h, d.requester.device.ID, func(c *factory.Chip) error { return chipFitsDevice(d, c) })
 	if err != nil {
 		return err
 	}
-	d.shown = h.conclude(r.TPM, csr.SPKI, e.now())
+	d.shown = h.conclude(a, spki, e.now())
 	return d.need.check(d.shown)
 }
 
-// ofTickets are refusals that the same answer gets when it comes again.
+// ofTickets reports whether a refusal is what the same answer gets when it comes
+// again.
 func ofTickets(err error) bool {
-	return fault.Has(err, fault.TicketUsed) || fault.Has(err, fault.TicketExpired)
+	return fault.Has(err, fault.TicketUsed) || fault.Has(err, fault.TicketExpired) || fault.Has(err, fault.AttestNonce)
 }
 
 // answeredBefore finds the certificate that the same answer led to before, if that
@@ -171,9 +186,13 @@ func (e *Enroller) answeredBefore(ctx context.Context, d *decision, csr *request
 // refuseDevice puts down that evidence was refused, and raises an alarm where a
 // person must look at it.
 func (e *Enroller) refuseDevice(ctx context.Context, r *Request, d *decision, err error) error {
-	if r.TPM == nil || e.attest == nil {
+	if e.attest == nil || r.TPM == nil && r.Attestation == nil {
 		return err
 	}
 	e.alarmDevice(ctx, d, err)
-	return e.refuse(ctx, refusedDevice(d, err))
+	err = e.refuse(ctx, refusedDevice(d, err))
+	if r.Attestation != nil && fault.Has(err, fault.TicketUsed) {
+		return fault.New(fault.AttestNonce, "it was used before")
+	}
+	return err
 }

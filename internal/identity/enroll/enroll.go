@@ -33,6 +33,9 @@ type Request struct {
 	// which it proves the key of the CSR or, without one, its attestation key; nil:
 	// no evidence of a TPM.
 	TPM *tpm.Answer
+	// Attestation is evidence of a TPM whose attestation key has a certificate of
+	// ours, for the key of the CSR; nil: none. Not both.
+	Attestation *Attestation
 	// IdempotencyKey is an explicit key (REST, stations), scoped to the
 	// requester; empty: derived from requester, operation, profile and key.
 	IdempotencyKey string

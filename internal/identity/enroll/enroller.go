@@ -242,7 +242,7 @@ func (e *Enroller) decide(ctx context.Context, plane *authority.Snapshot, r *Req
 			return err
 		}
 	}
-	if err := e.checkEvidence(ctx, r, d, csr); err != nil || d.replay != nil {
+	if err := e.checkEvidence(ctx, plane, r, d, csr); err != nil || d.replay != nil {
 		return err
 	}
 	if p.RequireApproval {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	wire "github.com/birthmark/birthmark/internal/format/tpm"
+	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/attest/tpm"
 	"github.com/birthmark/birthmark/internal/identity/device"
@@ -114,9 +115,12 @@ func (e *Enroller) checkOwner(ctx context.Context, ek [32]byte, dev device.ID, h
 	switch {
 	case err != nil && !fault.Has(err, fault.ChipUnknown):
 		return err
-	case known && before.Device != dev:
-		return fault.New(fault.TPMOfOther)
-	case h == nil:
+	case known && before.Device != 0 && before.Device != dev:
+		if err := e.checkEnded(ctx, before.Device); err != nil {
+			return err
+		}
+	}
+	if h == nil {
 		return nil
 	}
 	last := stateOf(&before)
@@ -131,6 +135,15 @@ func (e *Enroller) checkOwner(ctx context.Context, ek [32]byte, dev device.ID, h
 	}
 	if h.chip != nil {
 		h.state.Chip = h.chip.ID
+	}
+	return err
+}
+
+// checkEnded refuses the TPM of a device that lives.
+func (e *Enroller) checkEnded(ctx context.Context, id device.ID) error {
+	d, err := e.devices.Device(ctx, access.Everything(), id)
+	if err == nil && d.State != device.Scrapped && d.State != device.Decommissioned {
+		err = fault.New(fault.TPMOfOther)
 	}
 	return err
 }

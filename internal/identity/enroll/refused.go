@@ -153,7 +153,7 @@ func chipFitsDevice(d *decision, c *factory.Chip) error {
 		return fault.New(fault.ChipWithdrawn, c.UID)
 	case c.State == factory.ChipUsed && c.Device != dev.ID:
 		return fault.New(fault.ChipUsed, c.UID)
-	case c.State == factory.ChipAllotted && c.Order != dev.Order:
+	case c.State == factory.ChipAllotted:
 		return fault.New(fault.ChipOtherOrder, c.UID)
 	case c.Product != 0 && c.Product != dev.Product:
 		return fault.New(fault.ChipOtherProduct, c.UID, "is a", c.ChipType)
