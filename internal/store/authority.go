@@ -73,10 +73,11 @@ func (s *Store) Control(ctx context.Context) (authority.Control, error) {
 
 func readAuthorities(ctx context.Context, q querier) ([]authority.Authority, error) {
 	var all []authority.Authority
-	err := each(q.query(ctx, `SELECT id, name, kind, state, key_uri, certificate, parent, credential, crl_shards, created_at, changed_at
-FROM authority ORDER BY id`))(func(r row) error {
+	err := each(q.query(ctx, `SELECT id, name, kind, state, key_uri, certificate, parent, credential, crl_shards, created_at, changed_at,
+hardware_model, hardware_certificate, hardware_level FROM authority ORDER BY id`))(func(r row) error {
 		var a authority.Authority
-		err := r.Scan(&a.ID, &a.Name, &a.Kind, &a.State, &a.KeyURI, &a.Certificate, &a.Parent, &a.Credential, &a.CRLShards, at(&a.CreatedAt), at(&a.ChangedAt))
+		err := r.Scan(&a.ID, &a.Name, &a.Kind, &a.State, &a.KeyURI, &a.Certificate, &a.Parent, &a.Credential, &a.CRLShards, at(&a.CreatedAt), at(&a.ChangedAt),
+			&a.Hardware.Model, &a.Hardware.Certificate, &a.Hardware.Level)
 		all = append(all, a)
 		return err
 	})
@@ -95,9 +96,10 @@ func (s *Store) AddAuthority(ctx context.Context, a authority.Authority, entries
 		if id, err = nextID(ctx, t, "authority"); err != nil {
 			return err
 		}
-		_, err = t.exec(ctx, `INSERT INTO authority (id, name, kind, state, key_uri, certificate, parent, credential, crl_shards, created_at, changed_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-			id, a.Name, a.Kind, a.State, a.KeyURI, a.Certificate, a.Parent, a.Credential, a.CRLShards, a.CreatedAt, a.ChangedAt)
+		_, err = t.exec(ctx, `INSERT INTO authority (id, name, kind, state, key_uri, certificate, parent, credential, crl_shards, created_at, changed_at,
+hardware_model, hardware_certificate, hardware_level) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+			id, a.Name, a.Kind, a.State, a.KeyURI, a.Certificate, a.Parent, a.Credential, a.CRLShards, a.CreatedAt, a.ChangedAt,
+			a.Hardware.Model, a.Hardware.Certificate, a.Hardware.Level)
 		return err
 	}, entries...)
 	if err != nil {
@@ -124,8 +126,9 @@ func (s *Store) UpdateAuthority(ctx context.Context, a authority.Authority, entr
 			return err
 		}
 		n, err := t.exec(ctx, `UPDATE authority SET name = $2, kind = $3, state = $4, key_uri = $5, certificate = $6, parent = $7,
-credential = $8, crl_shards = $9, changed_at = $10 WHERE id = $1`,
-			a.ID, a.Name, a.Kind, a.State, a.KeyURI, a.Certificate, a.Parent, a.Credential, a.CRLShards, a.ChangedAt)
+credential = $8, crl_shards = $9, changed_at = $10, hardware_model = $11, hardware_certificate = $12, hardware_level = $13 WHERE id = $1`,
+			a.ID, a.Name, a.Kind, a.State, a.KeyURI, a.Certificate, a.Parent, a.Credential, a.CRLShards, a.ChangedAt,
+			a.Hardware.Model, a.Hardware.Certificate, a.Hardware.Level)
 		if err == nil && n == 0 {
 			err = fault.New(fault.AuthorityUnknown)
 		}

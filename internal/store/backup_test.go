@@ -23,6 +23,7 @@ func TestBackupKnowsEveryTable(t *testing.T) {
 			t.Errorf("%s has columns %v, backups keep %v", f.name, have, want)
 		}
 	}
+	known = append(known, leftOut...)
 	slices.Sort(known)
 	if !slices.Equal(known, tables) {
 		t.Errorf("the schema has %v, backups keep %v", tables, known)

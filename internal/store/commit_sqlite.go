@@ -133,6 +133,11 @@ func (g *liteGroup) member(ctx context.Context, p *pending) error {
 			return err
 		}
 	}
+	if p.Attestation != nil {
+		if err := g.evidence(ctx, p); err != nil {
+			return err
+		}
+	}
 	return g.retire(ctx, p)
 }
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
@@ -18,4 +19,5 @@ var (
 	_ ledger.Store    = (*Store)(nil)
 	_ ledger.Rows     = (*Store)(nil)
 	_ factory.Store   = (*Store)(nil)
+	_ attest.Store    = (*Store)(nil)
 )

@@ -94,6 +94,11 @@ func (s *Store) ready(i device.Issuance) (*pending, error) {
 			return nil, err
 		}
 	}
+	if i.Attestation != nil {
+		if err := s.readyEvidence(p); err != nil {
+			return nil, err
+		}
+	}
 	var err error
 	p.leaves, err = s.encodeBatch(i.Entries)
 	return p, err

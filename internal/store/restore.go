@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,8 +32,9 @@ const serialGap = 65536
 // first time to see that all of it is as it was written, so that a damaged one
 // changes nothing. Then rows go in, and the last transaction makes the database
 // an installation again, with what a second life needs: a higher restore epoch,
-// no one-time secret, code or nonce that still works, no open block of serials, no
-// job lease, and production orders that are frozen until someone has counted.
+// no one-time secret, code, nonce or challenge that still works, no open block of
+// serials, no job lease, and production orders that are frozen until someone has
+// counted.
 // After an interruption the same call begins anew.
 func (s *Store) Restore(ctx context.Context, r io.ReadSeeker, o Restoration) (BackupInfo, error) {
 	if _, err := s.Installation(ctx); err == nil {
@@ -98,15 +100,20 @@ type loader struct {
 
 // wipe empties what an interrupted restore, or opening, left.
 func (l *loader) wipe() error {
+	all := slices.Clone(leftOut)
 	for _, f := range tableForms {
+		all = append(all, f.name)
+	}
+	for _, table := range all {
 		err := l.s.write(l.ctx, func(t *tx) error {
-			_, err := t.exec(l.ctx, "DELETE FROM "+f.name)
+			_, err := t.exec(l.ctx, "DELETE FROM "+table)
 			return err
 		})
 		if err != nil {
 			return err
 		}
 	}
+	l.s.ticketKey.Store(nil)
 	return nil
 }
 

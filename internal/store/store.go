@@ -50,6 +50,7 @@ type Store struct {
 	engine engine
 
 	keys      keys
+	ticketKey atomic.Pointer[[32]byte] // nil: not read yet
 	feed      feed
 	staging   staging
 	committer combiner[*pending]

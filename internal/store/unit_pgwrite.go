@@ -86,6 +86,7 @@ func (g *pgGroup) queueFloor(b *pgx.Batch) {
 	}
 	g.queueConfirmed(b) // a unit may end in the group that confirms it
 	g.queueUnits(b)
+	g.queueEvidence(b)
 	for _, id := range g.floor.changedOrders() {
 		d := &g.floor.orders[id].delta
 		b.Queue(countOrder, id, d.Issued, d.Live, d.Confirmed, d.Scrapped, d.Activated)

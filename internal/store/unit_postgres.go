@@ -11,8 +11,8 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/factory"
 )
 
-// Units and confirmations on PostgreSQL. Their groups have a trip before the
-// others, which locks the rows of the orders (so that nodes take turns at an
+// Units, confirmations and evidence on PostgreSQL. Their groups have a trip before
+// the others, which locks the rows of the orders (so that nodes take turns at an
 // order), then reads and locks what else a floor holds. The members are decided
 // on it one by one, as on SQLite. Whom the key or the device then refuses gives
 // back what it took.
@@ -29,6 +29,7 @@ type pgFloor struct {
 	movedCredentials []device.Credential
 	ofOrders         map[device.CredentialID]string // slots of a changed device that was made under an order
 	stations         map[device.CredentialID]bool   // station changed for this member
+	pgTaken
 }
 
 // issues reports whether a member is an issuance that the floor did not refuse.
@@ -52,18 +53,20 @@ func (g *pgGroup) enter(ctx context.Context) error {
 	var orders, blocks, chips, names, units, before []int64
 	for _, p := range g.live {
 		p.err, p.again = nil, false
+		g.entered = g.entered || p.confirm != nil || p.concerned()
 		switch u := p.Unit; {
 		case p.confirm != nil:
 			orders, units = append(orders, p.confirm.Order), append(units, int64(p.confirm.ID))
 		case u != nil:
 			orders, blocks, chips, names = append(orders, u.Order), append(blocks, u.Nonce.Block), append(chips, u.Chip), append(names, p.reference)
 			before = append(before, int64(u.Replaces), int64(p.Credential.Previous))
+		case p.Attestation != nil:
+			chips = append(chips, p.ownChip())
 		}
 	}
-	if len(orders) == 0 {
+	if !g.entered {
 		return nil
 	}
-	g.entered = true
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
 	b.Queue(g.lockControl())
@@ -75,6 +78,7 @@ WHERE id = ANY(array_cat($1::bigint[], ARRAY(SELECT order_id FROM unit WHERE id 
 	queueRows(b, g.floor.chips, (*floorChip).places, "SELECT c.id, "+floorChipColumns+" FROM "+floorChipTables+" WHERE c.id = ANY($1) ORDER BY c.id FOR UPDATE OF c", chips)
 	queueRows(b, g.floor.names, (*floorName).places, "SELECT n.id, "+floorNameColumns+" FROM "+floorNameTables+" WHERE n.id = ANY($1)", names)
 	queueRows(b, g.floor.units, (*unitRow).places, "SELECT id, "+unitRowColumns+" FROM unit WHERE id = ANY($1)", units)
+	g.queueEvidenceRows(b)
 	if err := g.c.SendBatch(ctx, b).Close(); err != nil {
 		return pgFault(err)
 	}
@@ -116,7 +120,7 @@ func (g *pgGroup) admitAll(ctx context.Context) error {
 		switch {
 		case p.confirm != nil:
 			g.mayConfirm(p)
-		case p.Unit != nil:
+		case p.concerned():
 			refused, err := g.floor.admit(ctx, p)
 			if err != nil {
 				return err
@@ -286,9 +290,10 @@ func (g *pgGroup) settleFloor() {
 	free := false
 	for _, p := range slices.Backward(g.live) {
 		switch {
-		case p.Unit == nil || !g.issues(p):
-		case p.stored:
+		case !p.concerned() || !g.issues(p):
+		case p.stored && p.Unit != nil:
 			g.floor.issued(p)
+		case p.stored:
 		default:
 			g.floor.giveBack(p)
 			free = true

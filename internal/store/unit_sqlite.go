@@ -35,11 +35,11 @@ RETURNING device, product, site, owner, not_after`
 	raiseControlOnce = "UPDATE control SET epoch = epoch + 1 WHERE id = 1"
 )
 
-// admit is the first step of a unit. A retry that raced with the request that it
-// repeats hears that the device has changed, not that its own nonce or chip is
-// used.
+// admit is the first step of a unit, and of evidence. A retry that raced with the request that it
+// repeats hears that the device has changed, not that its own nonce, ticket or chip
+// is used.
 func (g *liteGroup) admit(ctx context.Context, p *pending) (bool, error) {
-	if p.Unit == nil {
+	if !p.concerned() {
 		return true, nil
 	}
 	refused, err := g.floor.admit(ctx, p)
@@ -104,7 +104,7 @@ func (g *liteGroup) station(ctx context.Context, p *pending) (bool, error) {
 
 // unit writes what belongs to an accepted unit.
 func (g *liteGroup) unit(ctx context.Context, p *pending) error {
-	g.floor.take(p)
+	g.floor.takeUnit(p)
 	g.floor.issued(p)
 	u, id, at := p.Unit, int64(p.Credential.ID), micros(p.Credential.IssuedAt)
 	if _, err := g.c.exec(ctx, insertUnit, unitValues(p)...); err != nil {

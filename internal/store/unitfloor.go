@@ -25,6 +25,9 @@ type floor struct {
 	names  map[int64]*floorName
 	units  map[device.CredentialID]*unitRow
 	kpis   kpis
+	// What evidence concerns, see attestissue.go.
+	tickets map[[16]byte]bool // spent
+	tpms    map[int64]*floorTPM
 }
 
 // floorOrder is an order's row with what the group adds to its counts.
@@ -63,6 +66,7 @@ func newFloor(read querier) *floor {
 	return &floor{
 		read: read, orders: make(map[int64]*floorOrder), blocks: make(map[int64]*floorBlock), chips: make(map[int64]*floorChip),
 		names: make(map[int64]*floorName), units: make(map[device.CredentialID]*unitRow), kpis: make(kpis),
+		tickets: make(map[[16]byte]bool), tpms: make(map[int64]*floorTPM),
 	}
 }
 
@@ -140,23 +144,34 @@ func (f *floor) unit(ctx context.Context, id device.CredentialID) (*unitRow, err
 
 // admission is what a unit takes of the floor.
 type admission struct {
-	order    *floorOrder
-	follows  bool              // the device had a unit before
-	ending   *unitRow          // unit that ends with this one, nil: none
-	state    factory.UnitState // of that unit
-	chip     *floorChip        // that changes, nil: none
-	chipWas  floorChip
-	nameWas  *floorName
-	admitted bool
+	order   *floorOrder
+	follows bool              // the device had a unit before
+	ending  *unitRow          // unit that ends with this one, nil: none
+	state   factory.UnitState // of that unit
+	chip    *floorChip        // that changes, nil: none
+	chipWas floorChip
+	nameWas *floorName
 }
 
-// admit decides whether the factory takes a unit; refused is why not. Nothing
-// changes before take.
+// concerned reports whether a member is decided on the floor.
+func (p *pending) concerned() bool { return p.Unit != nil || p.Attestation != nil }
+
+// admit decides whether the floor takes a unit, or what hardware showed; refused is
+// why not. Nothing changes before take.
 func (f *floor) admit(ctx context.Context, p *pending) (refused, err error) {
-	p.admission = admission{}
-	for _, condition := range []func(context.Context, *pending) (error, error){f.mayUseNonce, f.mayUseChip, f.mayUseReference, f.mayFollow, f.mayIssue} {
-		if refused, err := condition(ctx, p); refused != nil || err != nil {
-			return refused, err
+	p.admission, p.tpm = admission{}, nil
+	if p.Unit != nil {
+		for _, condition := range []func(context.Context, *pending) (error, error){f.mayUseNonce, f.mayUseChip, f.mayUseReference, f.mayFollow, f.mayIssue} {
+			if refused, err := condition(ctx, p); refused != nil || err != nil {
+				return refused, err
+			}
+		}
+	}
+	if p.Attestation != nil {
+		for _, condition := range []func(context.Context, *pending) (error, error){f.mayUseTicket, f.mayTieTPM, f.mayOwnChip} {
+			if refused, err := condition(ctx, p); refused != nil || err != nil {
+				return refused, err
+			}
 		}
 	}
 	return nil, nil
@@ -282,10 +297,28 @@ func (f *floor) mayIssue(ctx context.Context, p *pending) (refused, err error) {
 	return nil, nil
 }
 
-// take gives a unit that was admitted its place in the order, its nonce, chip and
-// reference.
+// take gives a member what it was admitted to.
 func (f *floor) take(p *pending) {
-	p.admitted = true
+	if p.Unit != nil {
+		f.takeUnit(p)
+	}
+	if p.Attestation != nil {
+		f.takeEvidence(p)
+	}
+}
+
+// giveBack undoes take.
+func (f *floor) giveBack(p *pending) {
+	if p.Unit != nil {
+		f.giveBackUnit(p)
+	}
+	if p.Attestation != nil {
+		f.giveBackEvidence(p)
+	}
+}
+
+// takeUnit gives a unit its place in the order, its nonce, chip and reference.
+func (f *floor) takeUnit(p *pending) {
 	p.order.add(factory.Counts{Issued: 1, Live: 1})
 	if p.ending != nil {
 		f.leave(p, 1)
@@ -306,9 +339,8 @@ func (f *floor) take(p *pending) {
 	}
 }
 
-// giveBack undoes take.
-func (f *floor) giveBack(p *pending) {
-	p.admitted = false
+// giveBackUnit undoes takeUnit.
+func (f *floor) giveBackUnit(p *pending) {
 	p.order.add(factory.Counts{Issued: -1, Live: -1})
 	if p.ending != nil {
 		f.leave(p, -1)

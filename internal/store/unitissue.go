@@ -17,6 +17,7 @@ type unitWork struct {
 	reference int64 // row of its reference, 0: none
 	newDevice []any // values of deviceColumns for a device that is new
 	admission
+	evidenceWork
 }
 
 // readyUnit checks what the caller must have right and prepares a unit's rows.

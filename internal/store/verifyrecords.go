@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
@@ -57,6 +59,7 @@ func (s *Store) RecordRows(ctx context.Context) ([]ledger.RecordRow, error) {
 		list = nil
 		for _, read := range []func(context.Context, querier, addRecord) error{
 			authorityRecords, profileRecords, productRecords, labelRecords, tokenRecords, siteRecords, stationRecords, orderRecords, signerRecords, manifestRecords,
+			rootsRecords, policyRecords,
 		} {
 			if err := read(ctx, q, add); err != nil {
 				return err
@@ -77,6 +80,7 @@ func authorityRecords(ctx context.Context, q querier, add addRecord) error {
 		add("authority", a.Name, a.ID, map[string]any{
 			"name": a.Name, "authority_kind": a.Kind, "state": a.State.String(), "key_uri": a.KeyURI,
 			"certificate": certificate, "parent": a.Parent, "credential": int64(a.Credential), "crl_shards": a.CRLShards,
+			"hardware_model": a.Hardware.Model, "hardware_certificate": a.Hardware.Certificate, "hardware_level": a.Hardware.Level,
 		})
 	}
 	return err
@@ -207,6 +211,62 @@ func manifestRecords(ctx context.Context, q querier, add addRecord) error {
 		})
 		return nil
 	})
+}
+
+// rootsRecords and policyRecords hash the contents: a version whose content was
+// edited has no entry.
+func rootsRecords(ctx context.Context, q querier, add addRecord) error {
+	all, err := readRoots(ctx, q, " ORDER BY id")
+	for _, x := range all {
+		key := x.Name + " " + hexSum(x.Content)
+		if x.Digest != sha256.Sum256(x.Content) {
+			key = "of another digest than it has: " + key
+		}
+		add("TPM makers' roots", key, x.ID, map[string]any{"version": x.Version, "signer": attest.Fingerprint(x.Signer), "repinned": x.Repinned})
+	}
+	return err
+}
+
+func policyRecords(ctx context.Context, q querier, add addRecord) error {
+	all, err := readPolicies(ctx, q, " ORDER BY id")
+	for _, p := range all {
+		digest := hexSum(p.Content)
+		if p.Digest != sha256.Sum256(p.Content) {
+			digest = "another than it has"
+		}
+		add("TPM policy of product", fmt.Sprintf("%d %d", p.Product, p.Version), p.ID, map[string]any{"sha256": digest, "ended": len(p.Content) == 0})
+	}
+	return err
+}
+
+// EvidenceRows pages over all evidence by credential, for ledger.Verify. Primary
+// key of evidence.
+func (s *Store) EvidenceRows(ctx context.Context, after int64, limit int) ([]ledger.EvidenceRow, error) {
+	list := make([]ledger.EvidenceRow, 0, limit)
+	err := each(s.read.query(ctx, "SELECT id, device, kind, claims, content, digest, made_at FROM evidence WHERE id > $1 ORDER BY id LIMIT $2", after, limit))(func(r row) error {
+		var e ledger.EvidenceRow
+		err := r.Scan(&e.ID, &e.Device, &e.Kind, &e.Claims, &e.Content, fixed(e.Digest[:]), at(&e.At))
+		list = append(list, e)
+		return err
+	})
+	return list, err
+}
+
+// TPMRows pages over all TPMs by their rows' numbers, for ledger.Verify. Primary key
+// of tpm. A row that would not be found by its EK is shown without it.
+func (s *Store) TPMRows(ctx context.Context, after int64, limit int) ([]ledger.TPMRow, error) {
+	list := make([]ledger.TPMRow, 0, limit)
+	err := each(s.read.query(ctx, "SELECT t.id, "+tpmColumns+" FROM tpm t WHERE t.id > $1 ORDER BY t.id LIMIT $2", after, limit))(func(r row) error {
+		var x ledger.TPMRow
+		err := r.Scan(&x.ID, fixed(x.EK[:]), &x.Device, &x.Chip, fixed(x.AK[:]), &x.Plain, &x.ResetCount, &x.RestartCount,
+			word(&x.Clock), &x.Safe, word(&x.Firmware), &x.Vendor, &x.Model, at(&x.SeenAt))
+		if s.spkiRow(&x.EK) != x.ID {
+			x.EK = [32]byte{}
+		}
+		list = append(list, x)
+		return err
+	})
+	return list, err
 }
 
 func hexSum(b []byte) string {

@@ -27,12 +27,17 @@ type authorityBody struct {
 	Parent      int64  `json:"parent"`
 	Credential  int64  `json:"credential"`
 	CRLShards   int    `json:"crl_shards"`
+	// What holds the key, where that is not a file.
+	HardwareModel       string `json:"hardware_model,omitempty"`
+	HardwareCertificate string `json:"hardware_certificate,omitempty"`
+	HardwareLevel       string `json:"hardware_level,omitempty"`
 }
 
 func bodyOf(a *Authority) ledger.Body {
 	b := authorityBody{
 		Authority: a.ID, Name: a.Name, AuthKind: a.Kind, State: a.State.String(), KeyURI: a.KeyURI,
 		Parent: a.Parent, Credential: int64(a.Credential), CRLShards: a.CRLShards,
+		HardwareModel: a.Hardware.Model, HardwareCertificate: a.Hardware.Certificate, HardwareLevel: a.Hardware.Level,
 	}
 	if a.Certificate != nil {
 		sum := sha256.Sum256(a.Certificate)

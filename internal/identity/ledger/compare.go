@@ -35,6 +35,8 @@ func (v *verification) rows(ctx context.Context) error {
 		{"CRLs", v.crls},
 		{"units", v.units},
 		{"orders", v.quotas},
+		{"evidence", v.evidence},
+		{"TPMs", v.tpms},
 		{"control plane", v.controlPlane},
 	} {
 		v.progress.Stage, v.progress.Done = stage.name, 0

@@ -354,7 +354,7 @@ func TestEachYieldsOnlyTheClassesAskedFor(t *testing.T) {
 	}
 	want := []string{
 		"42 certificate.revoked *ledger.Revoked", "43 certificate.released *ledger.Released", "44 crl.signed *ledger.SignedCRL",
-		"50 certificate.revoked ledger.Raw", "52  <nil>",
+		"53 certificate.revoked ledger.Raw", "55  <nil>",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -39,6 +39,8 @@ type memory struct {
 	units       map[int64]UnitRow
 	orders      map[int64]OrderRow
 	records     []RecordRow
+	evidence    map[int64]EvidenceRow
+	tpms        map[int64]TPMRow
 }
 
 func newMemory() *memory {
@@ -46,6 +48,7 @@ func newMemory() *memory {
 		tiles: map[[2]int64][]byte{}, private: map[int64]*Private{}, leases: map[string]Lease{},
 		credentials: map[int64]CredentialRow{}, devices: map[int64]DeviceRow{}, serials: map[int64]LeaseRow{},
 		units: map[int64]UnitRow{}, orders: map[int64]OrderRow{},
+		evidence: map[int64]EvidenceRow{}, tpms: map[int64]TPMRow{},
 	}
 }
 
@@ -222,6 +225,18 @@ func (m *memory) OrderRows(_ context.Context, after int64, limit int) ([]OrderRo
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return pageOf(m.orders, after, limit), m.asked("orders")
+}
+
+func (m *memory) EvidenceRows(_ context.Context, after int64, limit int) ([]EvidenceRow, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return pageOf(m.evidence, after, limit), m.asked("evidence")
+}
+
+func (m *memory) TPMRows(_ context.Context, after int64, limit int) ([]TPMRow, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return pageOf(m.tpms, after, limit), m.asked("tpms")
 }
 
 func (m *memory) RecordRows(context.Context) ([]RecordRow, error) {

@@ -47,6 +47,8 @@ var subjects = map[Kind]subject{
 	SignerPinned:      {"manifest signer", []string{"fingerprint"}},
 	SignerWithdrawn:   {"manifest signer", []string{"fingerprint"}},
 	ManifestImported:  {"manifest", []string{"sha256"}},
+	RootsImported:     {"TPM makers' roots", []string{"name", "sha256"}},
+	TPMPolicySet:      {"TPM policy of product", []string{"product", "version"}},
 }
 
 type recordKey struct{ noun, key string }
@@ -79,7 +81,13 @@ func (r *register) record(at int64, kind Kind, body Raw) error {
 	}
 	parts := make([]string, len(s.key))
 	for i, name := range s.key {
-		if parts[i], _ = fields[name].(string); parts[i] == "" {
+		switch v := fields[name].(type) {
+		case string:
+			parts[i] = v
+		case json.Number:
+			parts[i] = v.String()
+		}
+		if parts[i] == "" {
 			return broken("it does not say which %s it is about", s.noun)
 		}
 	}

@@ -43,6 +43,8 @@ type register struct {
 	serials     claims          // of certificate serials
 	units       table[unitState]
 	orders      map[int64]*orderState // accounts, by the order's number in the database
+	evidence    table[evidenceState]
+	tpms        map[[32]byte]*tpmState // by EK
 	records     map[recordKey]*recordState
 	nouns       map[string]int64 // records of each noun
 	restored    int64            // newest entry of a restored backup, 0: none
@@ -126,7 +128,7 @@ func newRegister(seed maphash.Seed, pass, passes uint64) *register {
 	return &register{
 		seed: seed, pass: pass, passes: passes, moreSlots: map[slotKey]int64{}, revoked: map[int64]*revokedState{}, releasedAt: map[int64]int64{},
 		crls: map[crlKey]*crlState{}, issued: map[int64]int64{}, orders: map[int64]*orderState{}, records: map[recordKey]*recordState{},
-		nouns: map[string]int64{},
+		nouns: map[string]int64{}, tpms: map[[32]byte]*tpmState{},
 	}
 }
 
@@ -285,6 +287,10 @@ func (r *register) fold(p *Parsed) error {
 		return r.confirmUnit(at, p.At, b)
 	case *EndedUnit:
 		return r.scrapUnit(at, b)
+	case *KeptEvidence:
+		return r.keepEvidence(at, p.At, b)
+	case *ResetTPM:
+		return r.resetTPM(at, b)
 	case Raw:
 		if p.Kind == UnitsBuiltIn {
 			return r.buildIn(at, b)

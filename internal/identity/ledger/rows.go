@@ -24,6 +24,9 @@ type Rows interface {
 	// UnitRows and OrderRows page by ID from the one above after.
 	UnitRows(ctx context.Context, after int64, limit int) ([]UnitRow, error)
 	OrderRows(ctx context.Context, after int64, limit int) ([]OrderRow, error)
+	// EvidenceRows and TPMRows page by ID from the one above after.
+	EvidenceRows(ctx context.Context, after int64, limit int) ([]EvidenceRow, error)
+	TPMRows(ctx context.Context, after int64, limit int) ([]TPMRow, error)
 	// RecordRows returns all records of the control plane.
 	RecordRows(ctx context.Context) ([]RecordRow, error)
 }

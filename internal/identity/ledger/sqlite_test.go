@@ -21,6 +21,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
@@ -121,11 +122,32 @@ func (p *plant) issue(id device.ID, purpose string) device.Credential {
 		KeyKind: uint8(c.KeyKind), NotBefore: c.NotBefore, NotAfter: c.NotAfter, SPKI: c.SPKIDigest, DER: sha256.Sum256(c.DER),
 		Idempotency: c.Idempotency, Previous: int64(c.Previous),
 	}
-	stored, err := p.s.StoreIssuance(p.Context(), device.Issuance{
+	i := device.Issuance{
 		Credential: c, Lease: p.lease.LeaseRef, ControlEpoch: control.Epoch, Change: change, Entries: []ledger.Entry{p.entry(ledger.CertificateIssued, body)},
-	})
+	}
+	if p.keys%3 == 0 {
+		p.attest(&i)
+	}
+	stored, err := p.s.StoreIssuance(p.Context(), i)
 	p.ok(err)
 	return stored
+}
+
+// attest lets an issuance rest on evidence by the device's TPM, each third time by
+// something else.
+func (p *plant) attest(i *device.Issuance) {
+	c := &i.Credential
+	a := &device.Attestation{Kind: "chip", Claims: 6, Evidence: fmt.Appendf(nil, `{"key":%d}`, p.keys)}
+	if p.keys%9 > 0 {
+		a.Kind, a.Claims = "tpm", 19
+		a.Ticket.ID, a.Ticket.ExpiresAt = [16]byte(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, uint64(p.now.UnixMicro())), p.keys)), p.now.Add(time.Minute)
+		a.TPM = &device.TPMState{
+			EK: sha256.Sum256(binary.BigEndian.AppendUint64([]byte("ek"), uint64(c.Device))), AK: sha256.Sum256(c.DER), Plain: true,
+			ResetCount: uint32(p.keys), RestartCount: 4, Clock: p.keys * 1000, Safe: true, Firmware: 1<<63 | 5, Vendor: "IBM", Model: "SW TPM",
+		}
+	}
+	i.Attestation = a
+	i.Entries = append(i.Entries, p.entry(ledger.EvidenceKept, a.Kept(c.ID, c.Device)))
 }
 
 func (p *plant) revoke(c device.Credential, kind ledger.Kind, reason int) {
@@ -200,6 +222,22 @@ func (p *plant) run() {
 		p.register(5)
 	}
 	p.line()
+	reset, kept := 0, 0
+	for _, d := range devices {
+		x, err := p.s.TPMOf(ctx, access.Everything(), d.ID)
+		if fault.Has(err, fault.DeviceUnknown) {
+			continue
+		}
+		p.ok(err)
+		if kept++; kept%4 == 0 {
+			reset++
+			p.ok(p.s.ResetTPM(ctx, x.Device, p.entry(ledger.TPMReset, &ledger.ResetTPM{Device: int64(x.Device)})))
+		}
+	}
+	if reset == 0 || kept == reset {
+		p.Fatalf("of %d TPMs %d were reset", kept, reset)
+	}
+	p.ok(p.s.Record(ctx, p.entry(ledger.EvidenceRefused, &ledger.RefusedEvidence{Code: "BM-9042"})))
 }
 
 func TestVerifyOnSQLite(t *testing.T) {
@@ -232,7 +270,7 @@ func TestVerifyOnSQLite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Certificates < 100 || r.Devices != 66 || r.Units != 6 || r.Records < 9 || r.Revocations == 0 || r.CRLs != 1 || r.Checkpoint != r.Entries {
+	if r.Certificates < 100 || r.Devices != 66 || r.Units != 6 || r.Records < 13 || r.Evidence < 30 || r.TPMs < 10 || r.Revocations == 0 || r.CRLs != 1 || r.Checkpoint != r.Entries {
 		t.Errorf("%+v", r)
 	}
 
@@ -242,7 +280,7 @@ func TestVerifyOnSQLite(t *testing.T) {
 	}
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	made, named := 0, 0
-	for round := range 280 {
+	for round := range 340 {
 		copied := filepath.Join(t.TempDir(), "copy.db")
 		p.ok(os.WriteFile(copied, whole, 0o600))
 		what := tamper(t, copied, random)
@@ -259,7 +297,7 @@ func TestVerifyOnSQLite(t *testing.T) {
 		}
 	}
 	// What makes the database unreadable is an error, but of the store.
-	if made < 160 || named < made*9/10 {
+	if made < 200 || named < made*9/10 {
 		t.Errorf("%d edits were possible, %d were named", made, named)
 	}
 }
@@ -299,6 +337,10 @@ var guarded = map[string][]string{
 	"site":            {"created_at"},
 	"station":         {"version", "code_hash", "code_expires_at", "code_spent_at", "code_spki", "credential", "created_at", "changed_at"},
 	"manifest_signer": {"pinned_by", "pinned_at", "withdrawn_at"},
+	"tpm_roots":       {"imported_by", "imported_at"},
+	"tpm_policy":      {"author", "set_at"},
+	"evidence":        nil,
+	"tpm":             nil,
 }
 
 // tamper makes one random edit and says which; "" if nothing changed.
@@ -330,7 +372,7 @@ func tamper(t *testing.T, path string, r *mathrand.Rand) string {
 		query = fmt.Sprintf(`UPDATE OR IGNORE %s SET %s = CASE typeof(%s) WHEN 'integer' THEN %s + 1000000 WHEN 'text' THEN %s || 'x'
 WHEN 'null' THEN x'01' ELSE CAST(substr(%s, 1, length(%s) - 1) || CASE substr(%s, -1) WHEN x'ee' THEN x'ef' ELSE x'ee' END AS BLOB) END WHERE %s`,
 			table, column, column, column, column, column, column, column, key)
-		if column == "sees_all" || column == "frozen" {
+		if slices.Contains([]string{"sees_all", "frozen", "repinned", "plain", "safe"}, column) {
 			query = fmt.Sprintf("UPDATE %s SET %s = 1 - %s WHERE %s", table, column, column, key)
 		}
 	}
@@ -376,9 +418,12 @@ func (p *plant) control() {
 		}
 		return ledger.JSON(m)
 	}
-	a := authority.Authority{Name: "issuing", Kind: authority.Issuing, State: authority.Active, KeyURI: "file:issuing", Certificate: []byte("ca"), CRLShards: 1, CreatedAt: p.now, ChangedAt: p.now}
+	a := authority.Authority{
+		Name: "issuing", Kind: authority.Issuing, State: authority.Active, KeyURI: "file:issuing", Certificate: []byte("ca"), CRLShards: 1,
+		Hardware: authority.Hardware{Model: "SoftHSM", Level: "none"}, CreatedAt: p.now, ChangedAt: p.now,
+	}
 	_, err := p.s.AddAuthority(ctx, a, p.entry(ledger.AuthorityCreated, body("name", a.Name, "authority_kind", a.Kind, "state", "active",
-		"key_uri", a.KeyURI, "certificate", hexOf(sha256.Sum256(a.Certificate)), "parent", 0, "credential", 0, "crl_shards", 1)))
+		"key_uri", a.KeyURI, "certificate", hexOf(sha256.Sum256(a.Certificate)), "parent", 0, "credential", 0, "crl_shards", 1, "hardware_model", "SoftHSM", "hardware_level", "none")))
 	p.ok(err)
 	text := []byte("name: cloud\n")
 	digest := sha256.Sum256(text)
@@ -407,6 +452,15 @@ func (p *plant) control() {
 	signer := factory.Signer{Name: "maker", Format: "csv", Certificate: []byte("maker"), Fingerprint: sha256.Sum256([]byte("maker")), PinnedBy: "eve", PinnedAt: p.now}
 	_, err = p.s.PinSigner(ctx, signer, p.entry(ledger.SignerPinned, body("name", "maker", "format", "csv", "fingerprint", hexOf(signer.Fingerprint))))
 	p.ok(err)
+	for version := range int64(2) {
+		content := fmt.Appendf(nil, "roots %d", version)
+		x := attest.Roots{Name: "makers", Version: version + 1, Content: content, Digest: sha256.Sum256(content), Signer: []byte("key"), ImportedBy: "eve", ImportedAt: p.now}
+		_, err = p.s.AddRoots(ctx, x, p.entry(ledger.RootsImported, body("name", x.Name, "version", x.Version, "sha256", hexOf(x.Digest), "signer", hexOf(sha256.Sum256(x.Signer)))))
+		p.ok(err)
+		_, err = p.s.SetPolicy(ctx, attest.Policy{Product: 1, Version: version + 1, Content: content, Digest: x.Digest, Author: "eve", SetAt: p.now},
+			p.entry(ledger.TPMPolicySet, body("product", 1, "version", version+1, "sha256", hexOf(x.Digest))))
+		p.ok(err)
+	}
 }
 
 func hexOf(sum [32]byte) string { return hex.EncodeToString(sum[:]) }

@@ -57,6 +57,8 @@ type Report struct {
 	Leases       int64
 	CRLs         int64
 	Units        int64
+	Evidence     int64
+	TPMs         int64
 	Records      int64   // of the control plane
 	Moving       int64   // rows that changed faster than they could be compared
 	Checkpoint   int64   // entries under the newest signed checkpoint

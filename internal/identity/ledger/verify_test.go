@@ -42,7 +42,8 @@ func TestVerifyHoldsForWhatTheProductDoes(t *testing.T) {
 				}
 				want := Report{
 					Entries: w.size, Certificates: int64(len(w.credentials)), Devices: int64(len(w.devices)), Revocations: int64(len(w.revocations)),
-					Leases: int64(len(w.serials)), CRLs: int64(len(w.crls)), Records: int64(len(w.records)), Root: r.Root, Checkpoint: r.Checkpoint,
+					Leases: int64(len(w.serials)), CRLs: int64(len(w.crls)), Records: int64(len(w.records)),
+					Evidence: int64(len(w.evidence)), TPMs: int64(len(w.tpms)), Root: r.Root, Checkpoint: r.Checkpoint,
 				}
 				if fmt.Sprint(r) != fmt.Sprint(want) {
 					t.Fatalf("seed %d: %+v, want %+v", seed, r, want)
@@ -219,6 +220,45 @@ var edits = map[string]func(m *memory, r *rand.Rand) bool{
 		c := &m.crls[r.IntN(len(m.crls))]
 		[]func(){func() { c.Number-- }, func() { c.Number++ }, func() { c.SHA256[5] ^= 1 }}[r.IntN(3)]()
 		return true
+	},
+	"evidence deleted": func(m *memory, r *rand.Rand) bool { return drop(m.evidence, r) },
+	"evidence inserted": func(m *memory, r *rand.Rand) bool {
+		return insert(m.evidence, r, func(e *EvidenceRow, id int64) { e.ID = id })
+	},
+	"evidence swapped": func(m *memory, r *rand.Rand) bool {
+		return swap(m.evidence, r, func(e *EvidenceRow, id int64) { e.ID = id })
+	},
+	"evidence edited": func(m *memory, r *rand.Rand) bool {
+		return edit(m.evidence, r, []func(e *EvidenceRow){
+			func(e *EvidenceRow) { e.Device ^= 1 },
+			func(e *EvidenceRow) { e.Kind += "x" },
+			func(e *EvidenceRow) { e.Claims ^= 8 },
+			func(e *EvidenceRow) { e.Content[r.IntN(len(e.Content))] ^= 1 },
+			func(e *EvidenceRow) { e.Digest[r.IntN(32)] ^= 1 },
+			func(e *EvidenceRow) { e.Content = []byte("new"); e.Digest = sha256.Sum256(e.Content) },
+			func(e *EvidenceRow) { e.At = e.At.Add(time.Second) },
+		})
+	},
+	"TPM deleted": func(m *memory, r *rand.Rand) bool { return drop(m.tpms, r) },
+	"TPM inserted": func(m *memory, r *rand.Rand) bool {
+		return insert(m.tpms, r, func(x *TPMRow, id int64) { x.ID, x.EK[0] = id, x.EK[0]^1 })
+	},
+	"TPM edited": func(m *memory, r *rand.Rand) bool {
+		return edit(m.tpms, r, []func(x *TPMRow){
+			func(x *TPMRow) { x.EK[r.IntN(32)] ^= 1 },
+			func(x *TPMRow) { x.Device ^= 2 },
+			func(x *TPMRow) { x.Chip++ },
+			func(x *TPMRow) { x.AK[r.IntN(32)] ^= 1 },
+			func(x *TPMRow) { x.Plain = !x.Plain },
+			func(x *TPMRow) { x.ResetCount++ },
+			func(x *TPMRow) { x.RestartCount++ },
+			func(x *TPMRow) { x.Clock++ },
+			func(x *TPMRow) { x.Safe = !x.Safe },
+			func(x *TPMRow) { x.Firmware ^= 1 << 63 },
+			func(x *TPMRow) { x.Vendor += "x" },
+			func(x *TPMRow) { x.Model += "x" },
+			func(x *TPMRow) { x.SeenAt = x.SeenAt.Add(time.Second) },
+		})
 	},
 	"leaf edited": func(m *memory, r *rand.Rand) bool {
 		l := leafAt(m, r)
@@ -586,7 +626,7 @@ func TestVerifyPassesReadErrorsOn(t *testing.T) {
 	w := newWorld(t, 10)
 	w.work(200)
 	w.hash()
-	for _, op := range []string{"size", "batches", "tile", "checkpoint", "private", "credentials", "devices", "revocations", "leases", "crls"} {
+	for _, op := range []string{"size", "batches", "tile", "checkpoint", "private", "credentials", "devices", "revocations", "leases", "crls", "evidence", "tpms"} {
 		w.fail = failOnce(op, 0)
 		if _, err := verifyWith(t, w.memory, VerifyOptions{}); !errors.Is(err, errInjected) {
 			t.Errorf("%s: %v", op, err)
@@ -650,6 +690,21 @@ func TestVerifyRefusesAnEntryThatContradictsTheOthers(t *testing.T) {
 		{"CRL number goes back", "follows", []Entry{
 			{Kind: CRLSigned, Body: &SignedCRL{Authority: 9, Number: 5, DER: [32]byte{1}}}, {Kind: CRLSigned, Body: &SignedCRL{Authority: 9, Number: 5, DER: [32]byte{1}}},
 		}},
+		{"evidence for nothing", "never issued", []Entry{{Kind: EvidenceKept, Body: &KeptEvidence{Credential: free + 3, Device: device.ID, Kind: "tpm"}}}},
+		{"evidence twice", "had evidence before", []Entry{
+			{Kind: CertificateIssued, Body: issued(func(*Issued) {})},
+			{Kind: EvidenceKept, Body: &KeptEvidence{Credential: free, Device: device.ID, Kind: "tpm"}},
+			{Kind: EvidenceKept, Body: &KeptEvidence{Credential: free, Device: device.ID, Kind: "tpm"}},
+		}},
+		{"TPM of another device", "is that of device", []Entry{
+			{Kind: CertificateIssued, Body: issued(func(*Issued) {})},
+			{Kind: EvidenceKept, Body: &KeptEvidence{Credential: free, Device: device.ID, Kind: "tpm", EK: [32]byte{7}}},
+			{Kind: CertificateIssued, Body: issued(func(b *Issued) {
+				b.Credential, b.CertSerial, b.SPKI, b.Device, b.DeviceVersion = free+1, []byte{9}, [32]byte{9}, base.otherDevice(device.ID), 1<<20
+			})},
+			{Kind: EvidenceKept, Body: &KeptEvidence{Credential: free + 1, Device: base.otherDevice(device.ID), Kind: "tpm", EK: [32]byte{7}}},
+		}},
+		{"reset of no TPM", "has no TPM", []Entry{{Kind: TPMReset, Body: &ResetTPM{Device: 4711}}}},
 		{"not canonical", "canonical", []Entry{{Kind: CertificateUsed, Body: Raw(`{"device":"x"}`)}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

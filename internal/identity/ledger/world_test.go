@@ -325,7 +325,7 @@ func (w *world) work(n int) {
 	w.t.Helper()
 	acts := []func(){
 		w.addDevices, w.issue, w.issue, w.issue, w.issue, w.change, w.discard, w.confirm, w.confirm, w.revoke, w.release, w.release, w.release, w.signCRL,
-		w.makeToken,
+		w.makeToken, w.prove, w.prove, w.resetTPM,
 	}
 	for range n {
 		w.now = w.now.Add(time.Duration(w.r.IntN(5000)) * time.Millisecond)
@@ -339,6 +339,44 @@ func (w *world) makeToken() {
 	name := hex.EncodeToString(d[:])
 	w.records = append(w.records, RecordRow{Noun: "token", Key: name, Fields: map[string]any{"name": "ci", "all": w.r.IntN(2) == 0}})
 	w.record(w.entry(TokenCreated, JSON(map[string]any{"sha256": name, "name": "ci", "all": w.records[len(w.records)-1].Fields["all"]})))
+}
+
+// prove gives the newest certificate evidence, mostly by a TPM.
+func (w *world) prove() {
+	if len(w.credentialIDs) == 0 {
+		return
+	}
+	c := w.credentials[w.credentialIDs[len(w.credentialIDs)-1]]
+	if _, twice := w.evidence[c.ID]; twice || c.Device == 0 {
+		return
+	}
+	e := EvidenceRow{ID: c.ID, Device: c.Device, Kind: "chip", Claims: 6, Content: binary.BigEndian.AppendUint64(nil, w.r.Uint64()), At: w.now}
+	e.Digest = sha256.Sum256(e.Content)
+	body := &KeptEvidence{Credential: e.ID, Device: e.Device, Kind: e.Kind, Claims: e.Claims, Digest: e.Digest}
+	if w.r.IntN(5) > 0 {
+		e.Kind = "tpm"
+		x := TPMRow{
+			ID: c.Device ^ 1, EK: sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(c.Device))), Device: c.Device, Chip: w.r.Int64N(3),
+			AK: w.digest(), Plain: w.r.IntN(2) == 0, ResetCount: w.r.Uint32(), RestartCount: w.r.Uint32(), Clock: w.r.Uint64(),
+			Safe: w.r.IntN(2) == 0, Firmware: w.r.Uint64(), Vendor: "IFX", Model: "SLB 9672", SeenAt: w.now,
+		}
+		w.tpms[x.ID] = x
+		body.Kind, body.EK, body.Chip, body.AK, body.Plain, body.ResetCount = e.Kind, x.EK, x.Chip, x.AK, x.Plain, x.ResetCount
+		body.RestartCount, body.Clock, body.Safe, body.Firmware, body.Vendor, body.Model = x.RestartCount, x.Clock, x.Safe, x.Firmware, x.Vendor, x.Model
+	}
+	w.evidence[e.ID] = e
+	w.record(w.entry(EvidenceKept, body))
+}
+
+// resetTPM accepts that a TPM was cleared.
+func (w *world) resetTPM() {
+	x, ok := pick(w, w.tpms, slices.Sorted(maps.Keys(w.tpms)))
+	if !ok {
+		return
+	}
+	x.AK, x.Plain, x.ResetCount, x.RestartCount, x.Clock, x.Safe = [32]byte{}, false, 0, 0, 0, false
+	w.tpms[x.ID] = x
+	w.record(w.entry(TPMReset, &ResetTPM{Device: x.Device}))
 }
 
 // hash brings the tree up to date.
@@ -386,6 +424,11 @@ func (m *memory) copy() *memory {
 		v.CertSerial, v.DER = bytes.Clone(v.CertSerial), bytes.Clone(v.DER)
 		c.credentials[k] = v
 	}
+	for k, v := range m.evidence {
+		v.Content = bytes.Clone(v.Content)
+		c.evidence[k] = v
+	}
+	c.tpms = maps.Clone(m.tpms)
 	c.leases, c.serials = maps.Clone(m.leases), maps.Clone(m.serials)
 	c.revocations, c.crls, c.records = slices.Clone(m.revocations), slices.Clone(m.crls), slices.Clone(m.records)
 	return c

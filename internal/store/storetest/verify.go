@@ -58,19 +58,24 @@ func (f *fixture) enroll(id device.ID, kind, purpose string, spend bool) device.
 	f.Helper()
 	d := f.load(id)
 	i := f.issuance(&d, kind, purpose)
+	f.issued(&i, &d, spend)
+	stored, err := f.s.StoreIssuance(f.Context(), i)
+	f.ok(err)
+	return stored
+}
+
+// issued sets the entry of an issuance as the one road writes it.
+func (f *fixture) issued(i *device.Issuance, d *device.Device, spend bool) {
 	c := &i.Credential
 	if spend {
 		i.Change.SpendSPKI = &c.SPKIDigest
 	}
 	i.Entries[0].Body = &ledger.Issued{
 		Credential: int64(c.ID), CertSerial: c.CertSerial, Authority: c.Authority, Profile: c.Profile, Kind: c.Kind, Purpose: c.Purpose,
-		Device: int64(id), DeviceSerial: d.DeviceSerial, DeviceVersion: d.Version + 1, DeviceState: uint8(device.Active), Slot: string(c.Slot()),
+		Device: int64(d.ID), DeviceSerial: d.DeviceSerial, DeviceVersion: d.Version + 1, DeviceState: uint8(device.Active), Slot: string(c.Slot()),
 		SecretSpent: spend, Supersedes: int64(i.Change.Supersedes), Product: c.Product, Site: c.Site, Owner: c.Owner, KeyKind: uint8(c.KeyKind),
 		NotBefore: c.NotBefore, NotAfter: c.NotAfter, SPKI: c.SPKIDigest, DER: sha256.Sum256(c.DER), Idempotency: c.Idempotency, Previous: int64(c.Previous),
 	}
-	stored, err := f.s.StoreIssuance(f.Context(), i)
-	f.ok(err)
-	return stored
 }
 
 func (f *fixture) revoke(c device.Credential, reason int) {
