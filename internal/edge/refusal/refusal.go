@@ -4,6 +4,7 @@
 package refusal
 
 import (
+	"encoding/json"
 	"strconv"
 	"strings"
 	"unicode"
@@ -11,13 +12,50 @@ import (
 	"github.com/birthmark/birthmark/internal/fault"
 )
 
-// Words are what a server says of a refusal, as its protocols write it.
+// Words are what a server says of a refusal.
 type Words struct {
-	Code    string `json:"code"` // BM-8023
-	Kind    string `json:"kind"`
-	Message string `json:"message"`
-	Detail  string `json:"detail"`
-	Remedy  string `json:"remedy"`
+	Code    string // BM-8023
+	Kind    string // limit-reached
+	Message string
+	Detail  string
+	Remedy  string
+}
+
+// Read reads a refusal as an item of a stream has it (kind, message), or a call as
+// a whole (RFC 9457: type, title).
+func Read(text []byte) (*Words, bool) {
+	var in struct {
+		Code, Kind, Message, Detail, Remedy string
+		Type, Title                         string
+	}
+	if json.Unmarshal(text, &in) != nil || in.Code == "" {
+		return nil, false
+	}
+	w := &Words{Code: in.Code, Kind: in.Kind, Message: in.Message, Detail: in.Detail, Remedy: in.Remedy}
+	if w.Message == "" {
+		w.Message = in.Title
+	}
+	if w.Kind == "" {
+		w.Kind = in.Type[strings.LastIndexByte(in.Type, ':')+1:]
+	}
+	return w, true
+}
+
+// ReadLine reads a refusal of EST: a line with code, message and detail, and a line
+// with the remedy.
+func ReadLine(text string) (*Words, bool) {
+	line, rest, _ := strings.Cut(text, "\n")
+	name, message, _ := strings.Cut(line, ": ")
+	code, ok := ParseCode(name)
+	if !ok {
+		return nil, false
+	}
+	w := &Words{Code: name, Message: message}
+	if detail, ok := strings.CutPrefix(message, fault.Lookup(code).Message+": "); ok {
+		w.Detail = detail
+	}
+	w.Remedy, _, _ = strings.Cut(rest, "\n")
+	return w, true
 }
 
 // Fault returns the refusal; one without a code of ours is unreadable.

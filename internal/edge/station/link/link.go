@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -25,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/edge/refusal"
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/station"
 )
@@ -237,10 +237,8 @@ func refusedCall(resp *http.Response) error {
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		return fault.New(fault.StationLink, "the server sends elsewhere, which is not followed")
 	}
-	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	var r station.Result
-	if (kind == "application/json" || kind == "application/problem+json" || kind == station.LinesType) && json.Unmarshal(text, &r) == nil && r.Code != "" {
-		return Fault(&r)
+	if w, ok := refusal.Read(text); ok {
+		return w.Fault(fault.StationLink)
 	}
 	return fault.New(fault.StationLink, "the server answered", resp.StatusCode)
 }
