@@ -32,8 +32,11 @@ func (s *Service) Import(ctx context.Context, actor string, e Existing) (Authori
 	if err != nil {
 		return Authority{}, err
 	}
-	if !s.now().Before(cert.NotAfter) {
+	switch {
+	case !s.now().Before(cert.NotAfter):
 		return Authority{}, fault.New(fault.AuthorityInvalid, "the certificate has expired")
+	case Rehearsed(cert):
+		return Authority{}, fault.New(fault.AuthorityInvalid, "the certificate was made in a rehearsal")
 	}
 	n := NewAuthority{Name: e.Name, CRLShards: e.CRLShards, Hardware: e.Hardware}
 	if err := n.check(""); err != nil {
@@ -51,6 +54,7 @@ func (s *Service) Import(ctx context.Context, actor string, e Existing) (Authori
 		if e.Hardware != (Hardware{}) {
 			a.Hardware = e.Hardware
 		}
+		a.Parent = snap.parentOf(cert)
 		return s.complete(ctx, actor, a, cert)
 	}
 	a := Authority{Name: e.Name, Kind: kindOf(cert), Parent: snap.parentOf(cert), CRLShards: n.CRLShards, Hardware: n.Hardware}
@@ -78,6 +82,9 @@ func (s *Service) complete(ctx context.Context, actor string, a Authority, cert 
 	}
 	if err := fits(cert.Raw, key); err != nil {
 		return Authority{}, err
+	}
+	if kindOf(cert) != a.Kind {
+		return Authority{}, fault.New(fault.AuthorityInvalid, a.Name, "is an authority of another kind than the certificate's")
 	}
 	a.State, a.Certificate, a.ChangedAt = Active, cert.Raw, s.now()
 	if err := s.store.UpdateAuthority(ctx, a, s.entry(ledger.AuthorityImported, actor, bodyOf(&a))); err != nil {

@@ -176,8 +176,15 @@ func TestSubordinateElsewhere(t *testing.T) {
 	_, err = theirs.Import(ctx, "local:root", authority.Existing{Name: "issuing", Certificate: foreign(t, theirs, newKey(t), nil)})
 	wantFault(t, err, fault.AuthorityMismatch)
 	theirs.restart(t)
+	_, err = theirs.Import(ctx, "local:root", authority.Existing{Name: "root", Certificate: session.Root().Certificate})
+	noError(t, err)
 	_, err = theirs.Import(ctx, "local:root", authority.Existing{Name: "issuing", Certificate: signed.Certificate})
 	noError(t, err)
+	snap, err = theirs.Snapshot(ctx)
+	noError(t, err)
+	if m, err := snap.Authority("issuing"); err != nil || m.Root == nil {
+		t.Fatalf("the imported root is not above it: %+v, %v", m, err)
+	}
 	noError(t, theirs.ImportPresets(ctx, "local:root"))
 	_, err = theirs.Server(ctx, "devices", []string{"localhost"}, profile.P256)
 	noError(t, err)
