@@ -16,6 +16,7 @@ const (
 	oidExtensionRequest     = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x0e"
 	oidAsymmetricDecryptKey = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x02\x36"
 	oidDecryptKey           = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x02\x25"
+	oidAttestation          = "\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x02\x3b"
 	// Microsoft's older place for extensions. Some CAs read both, so a request
 	// that uses it may show two faces; ours has one.
 	oidMicrosoftExtensions = "\x2b\x06\x01\x04\x01\x82\x37\x02\x01\x0e"
@@ -68,10 +69,39 @@ func (r *Request) readAttribute(oid, values cryptobyte.String) error {
 		r.DecryptKey, err = readKeyIdentifier(values)
 	case oidDecryptKey:
 		r.SharedKey = true
+	case oidAttestation:
+		r.Attestation, err = readAttestation(values)
 	case oidMicrosoftExtensions:
 		err = fault.New(fault.ExtensionRefused, "send extensions in extensionRequest (RFC 2985, section 5.4.2)")
 	}
 	return err
+}
+
+// Attestation returns the attestation bundle of a DER PKCS #10 request whose
+// signature nobody has verified yet, as Parse finds it, or nil where it has none.
+func Attestation(der []byte) ([]byte, error) {
+	if len(der) > MaxSize || !bytes.Contains(der, []byte(oidAttestation)) {
+		return nil, nil
+	}
+	_, info, err := split(der)
+	if err != nil {
+		return nil, err
+	}
+	r := new(Request)
+	if err := r.readInfo(info); err != nil {
+		return nil, err
+	}
+	return r.Attestation, nil
+}
+
+// readAttestation reads the single value of the attestation attribute; what is in
+// it is for package format/tpm.
+func readAttestation(values cryptobyte.String) ([]byte, error) {
+	var bundle cryptobyte.String
+	if !values.ReadASN1Element(&bundle, asn1.SEQUENCE) || !values.Empty() {
+		return nil, fault.New(fault.RequestAttributes, "the attestation is not one bundle")
+	}
+	return bundle, nil
 }
 
 // readKeyIdentifier reads the single value of AsymmetricDecryptKeyIdentifier.

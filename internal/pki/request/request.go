@@ -47,6 +47,9 @@ type Request struct {
 	Subject    []byte // DER Name as requested; only ever compared, never copied into a certificate
 	SAN        []byte // DER GeneralNames as requested, or nil; only ever compared
 	Challenge  string // challengePassword, or empty
+	// Attestation is the DER AttestationBundle with evidence of the key's hardware
+	// (draft-ietf-lamps-csr-attestation), or nil; it is not looked into.
+	Attestation []byte
 	// DecryptKey names the key to which a private key of ours is to be encrypted
 	// (AsymmetricDecryptKeyIdentifier, RFC 7030, section 4.4.1.2), or is nil.
 	DecryptKey []byte
