@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/fault"
 	wire "github.com/birthmark/birthmark/internal/format/tpm"
 	"github.com/birthmark/birthmark/internal/identity/attest"
 )
@@ -186,8 +187,22 @@ func (k *Kept) Recheck() error {
 	if k.Quote == nil {
 		return nil
 	}
-	_, _, err = ak.quotation(&wire.Quote{Attest: k.Quote.Attest, Signature: k.Quote.Signature}, k.Nonce)
-	return err
+	return k.Quote.recheck(ak, k.Nonce)
+}
+
+func (q *KeptQuote) recheck(ak *AK, nonce []byte) error {
+	statement, hash, err := ak.quotation(&wire.Quote{Attest: q.Attest, Signature: q.Signature}, nonce)
+	if err != nil {
+		return err
+	}
+	if len(statement.Quote.Selections) != 1 || len(statement.Quote.Selections[0].PCRs) != len(q.PCRs) {
+		return fault.New(fault.QuoteSelection)
+	}
+	values := make(map[int][]byte, len(q.PCRs))
+	for pcr, value := range q.PCRs {
+		values[pcr] = value
+	}
+	return quotedDigest(statement, hash, values)
 }
 
 // Words says what was proven, by which chip, when: one sentence each.

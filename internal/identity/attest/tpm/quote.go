@@ -27,12 +27,8 @@ func (k *AK) Quoted(q *wire.Quote, nonce []byte, p *Policy) (*Quotation, error) 
 	if err := p.selected(statement.Quote.Selections, q.PCRs); err != nil {
 		return nil, err
 	}
-	h := hash.Hash().New()
-	for _, pcr := range p.pcrs {
-		h.Write(q.PCRs[pcr])
-	}
-	if !bytes.Equal(h.Sum(nil), statement.Quote.Digest) {
-		return nil, fault.New(fault.QuoteDigest)
+	if err := quotedDigest(statement, hash, q.PCRs); err != nil {
+		return nil, err
 	}
 	state := p.stateOf(q.PCRs)
 	if state == "" {
@@ -67,6 +63,22 @@ func (k *AK) quotation(q *wire.Quote, nonce []byte) (*wire.Attest, wire.Alg, err
 		return nil, 0, fault.New(fault.QuoteInvalid, "it is not bound to this challenge")
 	}
 	return statement, signature.Scheme.Hash, nil
+}
+
+// quotedDigest wants the values to be those of which the TPM signed the digest: one
+// after the other in the order of the selection, hashed as the signature is (Part 3,
+// TPM2_Quote).
+func quotedDigest(statement *wire.Attest, hash wire.Alg, values map[int][]byte) error {
+	h := hash.Hash().New()
+	for _, selection := range statement.Quote.Selections {
+		for _, pcr := range selection.PCRs {
+			h.Write(values[pcr])
+		}
+	}
+	if !bytes.Equal(h.Sum(nil), statement.Quote.Digest) {
+		return fault.New(fault.QuoteDigest)
+	}
+	return nil
 }
 
 // selected wants exactly the registers of the policy, with one value each.

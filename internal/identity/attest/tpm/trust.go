@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -207,12 +208,17 @@ func (t *Trust) vouch(x *TPM, cert *ekCertificate, presented [][]byte, o *ClaimO
 	return refusal
 }
 
+// maxWork bounds the search for a path: it is enough for five authorities on P-521,
+// and a hostile chain costs no more.
+const maxWork = 30_000
+
+// climb finds a path to a root and the maker behind it.
 func (t *Trust) climb(x *TPM, cert *ekCertificate, presented [][]byte, now time.Time) error {
 	further, err := t.parseChain(presented)
 	if err != nil {
 		return err
 	}
-	o := chain.Options{Anchors: t.anchors, Intermediates: t.intermediates, Presented: further, At: now}
+	o := chain.Options{Anchors: t.anchors, Intermediates: t.intermediates, Presented: further, At: now, MaxWork: maxWork}
 	path, err := t.verifier.Verify(context.Background(), cert.Certificate, o)
 	expired := error(nil)
 	if f := fault.Of(err); fault.Has(err, fault.ChainExpired) {
@@ -228,7 +234,8 @@ func (t *Trust) climb(x *TPM, cert *ekCertificate, presented [][]byte, now time.
 	case err != nil && fault.Of(err).Code == fault.Unexpected:
 		return err
 	case err != nil:
-		return fault.Wrap(fault.EKUntrusted, err, fault.Of(err).Message)
+		f := fault.Of(err)
+		return fault.Wrap(fault.EKUntrusted, err, strings.TrimSuffix(f.Message+": "+f.Detail, ": "))
 	}
 	return t.attribute(x, cert, path, expired)
 }

@@ -1,0 +1,212 @@
+package tpm_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	wire "github.com/birthmark/birthmark/internal/format/tpm"
+	"github.com/birthmark/birthmark/internal/identity/attest/tpm"
+	"github.com/birthmark/birthmark/internal/identity/attest/tpm/tpmtest"
+)
+
+// flip returns b with one bit changed.
+func flip(t *rapid.T, b []byte) []byte {
+	b = slices.Clone(b)
+	i := rapid.IntRange(0, 8*len(b)-1).Draw(t, "bit")
+	b[i/8] ^= 1 << (i % 8)
+	return b
+}
+
+// TestNoBitMayChange: whatever bit of an honest answer or quote changes, it is
+// refused.
+func TestNoBitMayChange(t *testing.T) {
+	for _, kind := range []wire.KeyKind{wire.ECP256, wire.RSA2048} {
+		t.Run(string(kind), func(t *testing.T) {
+			b := newBench(t)
+			b.boot("1.2")
+			b.ak = b.chip.NewAK(kind)
+			a := b.answer(t)
+			f := b.released(measured...)
+			f.EventLog = false // texts in a log are not signed, TestQuoted has them
+			p := policyOf(t, f)
+			q := b.chip.Quote(b.ak, b.nonce, wire.AlgSHA256, measured)
+			ak, err := tpm.ParseAK(b.ak.Public())
+			if err != nil {
+				t.Fatal(err)
+			}
+			spki := b.subject.SPKI()
+			rapid.Check(t, func(t *rapid.T) {
+				answer, quote, nonce, key := *a, *q, b.nonce, spki
+				fields := []*[]byte{&answer.Attest, &answer.Signature, &answer.Public, &nonce, &key}
+				if rapid.Bool().Draw(t, "quote") {
+					quote.PCRs = map[int][]byte{}
+					for pcr, value := range q.PCRs {
+						quote.PCRs[pcr] = value
+					}
+					if rapid.Bool().Draw(t, "value") {
+						pcr := rapid.SampledFrom(measured).Draw(t, "pcr")
+						quote.PCRs[pcr] = flip(t, quote.PCRs[pcr])
+					} else {
+						field := rapid.SampledFrom([]*[]byte{&quote.Attest, &quote.Signature, &nonce}).Draw(t, "field")
+						*field = flip(t, *field)
+					}
+					if _, err := ak.Quoted(&quote, nonce, p); err == nil {
+						t.Fatal("a changed quote was accepted")
+					}
+					return
+				}
+				field := rapid.SampledFrom(fields).Draw(t, "field")
+				*field = flip(t, *field)
+				if _, err := ak.Certified(&answer, nonce, key, tpm.Subject{}); err == nil {
+					t.Fatal("a changed answer was accepted")
+				}
+			})
+		})
+	}
+}
+
+// TestNoBitOfAClaimMayChange: a changed claim is refused at once, or its credential
+// is opened by no TPM.
+func TestNoBitOfAClaimMayChange(t *testing.T) {
+	m := tpmtest.NewMaker(t, "Acme Chips", tpmtest.MakerOptions{})
+	for _, form := range []string{"L-1", "L-2"} {
+		t.Run(form, func(t *testing.T) {
+			b := benchOf(t, m, tpmtest.New(t, m, tpmtest.Options{EK: form}))
+			honest := b.claim()
+			secret := []byte("secret")
+			rapid.Check(t, func(t *rapid.T) {
+				c := honest
+				field := rapid.SampledFrom([]*[]byte{&c.EKCertificate, &c.EKPublic, &c.AKPublic}).Draw(t, "field")
+				*field = flip(t, *field)
+				x, err := b.check(c)
+				if err != nil {
+					return
+				}
+				if field != &c.AKPublic {
+					t.Fatal("a changed endorsement key or certificate was accepted")
+				}
+				credential, encrypted, err := x.Credential(rand.Reader, secret)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := b.chip.ActivateCredential(b.ak, credential, encrypted); err == nil {
+					t.Fatal("the credential of a changed AK was opened")
+				}
+			})
+		})
+	}
+}
+
+// TestNoBitOfACredentialMayChange: what the TPM opens is what we made.
+func TestNoBitOfACredentialMayChange(t *testing.T) {
+	m := tpmtest.NewMaker(t, "Acme Chips", tpmtest.MakerOptions{})
+	for _, form := range []string{"L-1", "L-2", "H-3"} {
+		t.Run(form, func(t *testing.T) {
+			b := benchOf(t, m, tpmtest.New(t, m, tpmtest.Options{EK: form}))
+			x := b.found(t)
+			rapid.Check(t, func(t *rapid.T) {
+				secret := rapid.SliceOfN(rapid.Byte(), 1, 32).Draw(t, "secret")
+				credential, encrypted, err := x.Credential(rand.Reader, secret)
+				if err != nil {
+					t.Fatal(err)
+				}
+				opened, err := b.chip.ActivateCredential(b.ak, credential, encrypted)
+				if err != nil || !bytes.Equal(opened, secret) {
+					t.Fatalf("opened %x, want %x: %v", opened, secret, err)
+				}
+				if rapid.Bool().Draw(t, "which") {
+					credential = flip(t, credential)
+				} else {
+					encrypted = flip(t, encrypted)
+				}
+				if _, err := b.chip.ActivateCredential(b.ak, credential, encrypted); err == nil {
+					t.Fatal("a changed credential was opened")
+				}
+			})
+		})
+	}
+}
+
+// TestBinary: a TPM comes out of a ticket as it went in.
+func TestBinary(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		octets := rapid.SliceOfN(rapid.Byte(), 1, 3000)
+		text := rapid.String()
+		x := tpm.TPM{
+			EKSPKI: octets.Draw(t, "spki"), EKForm: text.Draw(t, "form"), EKCertificate: octets.Draw(t, "certificate"),
+			EKChain: rapid.SliceOfN(octets, 0, 3).Draw(t, "chain"), Genuine: rapid.Bool().Draw(t, "genuine"), Expired: rapid.Bool().Draw(t, "expired"),
+			Maker: text.Draw(t, "maker"), Bundle: text.Draw(t, "bundle"), Vendor: text.Draw(t, "vendor"), Model: text.Draw(t, "model"),
+			Version: text.Draw(t, "version"), HardwareSerial: text.Draw(t, "serial"),
+			EKPublic: octets.Draw(t, "ek"), AKPublic: octets.Draw(t, "ak"),
+		}
+		b, err := x.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var y tpm.TPM
+		if err := y.UnmarshalBinary(b); err != nil {
+			t.Fatal(err)
+		}
+		again, err := y.MarshalBinary()
+		if err != nil || !bytes.Equal(again, b) || y.Maker != x.Maker || !bytes.Equal(y.AKPublic, x.AKPublic) || len(y.EKChain) != len(x.EKChain) {
+			t.Fatalf("%+v\n%+v", x, y)
+		}
+		if err := y.UnmarshalBinary(b[:rapid.IntRange(0, 8).Draw(t, "cut")]); err == nil {
+			t.Fatal("a cut TPM was read")
+		}
+	})
+}
+
+// FuzzAnswer throws octets at everything that a device sends after its claim. What
+// the verifier accepts is what the TPM signed.
+func FuzzAnswer(f *testing.F) {
+	b := newBench(f)
+	b.boot("1.2")
+	p := policyOf(f, b.released(measured...))
+	ak, err := tpm.ParseAK(b.ak.Public())
+	if err != nil {
+		f.Fatal(err)
+	}
+	a := b.answer(f)
+	q := b.chip.Quote(b.ak, b.nonce, wire.AlgSHA256, measured)
+	f.Add(a.Public, a.Attest, a.Signature, q.Attest, q.Signature, q.EventLog, q.PCRs[0], q.PCRs[4], q.PCRs[7])
+	f.Add([]byte{}, q.Attest, q.Signature, a.Attest, a.Signature, []byte{}, []byte{}, []byte{}, []byte{})
+	f.Fuzz(func(t *testing.T, public, attest, signature, quoted, quotedSignature, log, pcr0, pcr4, pcr7 []byte) {
+		answer := &wire.Answer{Public: public, Attest: attest, Signature: signature}
+		if _, err := ak.Certified(answer, b.nonce, b.subject.SPKI(), tpm.Subject{}); err == nil {
+			if !bytes.Equal(attest, a.Attest) || !bytes.Equal(public, a.Public) {
+				t.Error("an answer that the TPM did not give was accepted")
+			}
+		}
+		quote := &wire.Quote{Attest: quoted, Signature: quotedSignature, EventLog: log, PCRs: map[int][]byte{0: pcr0, 4: pcr4, 7: pcr7}}
+		if _, err := ak.Quoted(quote, b.nonce, p); err == nil {
+			if !bytes.Equal(quoted, q.Attest) || !bytes.Equal(pcr0, q.PCRs[0]) || !bytes.Equal(pcr4, q.PCRs[4]) || !bytes.Equal(pcr7, q.PCRs[7]) {
+				t.Error("a quote that the TPM did not give was accepted")
+			}
+		}
+	})
+}
+
+// FuzzClaim throws octets at everything in a claim.
+func FuzzClaim(f *testing.F) {
+	b := newBench(f)
+	c := b.claim()
+	f.Add(c.EKCertificate, c.EKChain[0], c.EKPublic, c.AKPublic)
+	f.Add([]byte{}, []byte{}, c.EKPublic, c.AKPublic)
+	f.Fuzz(func(t *testing.T, certificate, chain, ek, ak []byte) {
+		x, err := b.check(wire.Claim{EKCertificate: certificate, EKChain: [][]byte{chain}, EKPublic: ek, AKPublic: ak})
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(x.EKPublic, c.EKPublic) || !x.Genuine {
+			t.Error("an endorsement key that nobody vouches for was accepted")
+		}
+		if _, _, err := x.Credential(rand.Reader, []byte("secret")); err != nil {
+			t.Error(err)
+		}
+	})
+}
