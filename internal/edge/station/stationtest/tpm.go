@@ -16,7 +16,7 @@ import (
 type Ticket struct {
 	order, deviceSerial string
 	secret, nonce       []byte
-	ak                  *tpm.Public
+	AK                  *tpm.Public // the attestation key that was claimed
 }
 
 // challenge makes a credential for the claimed TPM. Whose TPM it is the real
@@ -40,7 +40,7 @@ func (s *Server) challenge(in *station.ChallengeRequest) station.Result {
 func NewChallenge(claim tpm.Claim) (*tpm.Challenge, *Ticket, error) {
 	t := &Ticket{secret: random(32), nonce: random(32)}
 	var err error
-	if t.ak, err = tpm.ParsePublic(claim.AKPublic); err != nil {
+	if t.AK, err = tpm.ParsePublic(claim.AKPublic); err != nil {
 		return nil, nil, err
 	}
 	ek, err := tpm2.Unmarshal[tpm2.TPMTPublic](claim.EKPublic)
@@ -51,7 +51,7 @@ func NewChallenge(claim tpm.Claim) (*tpm.Challenge, *Ticket, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	blob, seed, err := tpm2.CreateCredential(rand.Reader, key, t.ak.Name(), t.secret)
+	blob, seed, err := tpm2.CreateCredential(rand.Reader, key, t.AK.Name(), t.secret)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -99,7 +99,7 @@ func (t *Ticket) Check(a *tpm.Answer, spki []byte) error {
 	}
 	binding := tpm.Binding(t.nonce, spki)
 	switch {
-	case !signature.Verifies(t.ak.Key, a.Attest):
+	case !signature.Verifies(t.AK.Key, a.Attest):
 		return fault.New(fault.CertifySignature)
 	case !bytes.Equal(attest.ExtraData, binding[:]):
 		return fault.New(fault.CertifyNonce)
