@@ -7,7 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/sha256"
-	"crypto/sha512"
+	_ "crypto/sha512" // for SHA-384
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -64,7 +64,7 @@ func ParseBundle(text []byte) (*Bundle, error) {
 }
 
 func (b *Bundle) verify() error {
-	key, err := signerKey(b.Signer)
+	key, hash, err := signerKey(b.Signer)
 	if err != nil {
 		return err
 	}
@@ -73,13 +73,9 @@ func (b *Bundle) verify() error {
 	case ed25519.PublicKey:
 		holds = ed25519.Verify(key, b.Content, b.Signature)
 	case *ecdsa.PublicKey:
-		digest := sha256.Sum256(b.Content)
-		sum := digest[:]
-		if key.Curve == elliptic.P384() {
-			longer := sha512.Sum384(b.Content)
-			sum = longer[:]
-		}
-		holds = ecdsa.VerifyASN1(key, sum, b.Signature)
+		h := hash.New()
+		h.Write(b.Content)
+		holds = ecdsa.VerifyASN1(key, h.Sum(nil), b.Signature)
 	}
 	if !holds {
 		return fault.New(fault.RootsSigner, "the signature is not that of the key in the bundle")
@@ -88,25 +84,29 @@ func (b *Bundle) verify() error {
 }
 
 // signerKey reads a signer's key in its one encoding, so that equal keys are equal
-// octets.
-func signerKey(spki []byte) (crypto.PublicKey, error) {
-	key, err := x509.ParsePKIXPublicKey(spki)
-	if err != nil {
-		return nil, fault.Wrap(fault.RootsInvalid, err, "the signer is not a public key in DER")
+// octets, and says what it signs with; 0: Ed25519 hashes by itself.
+func signerKey(spki []byte) (key crypto.PublicKey, hash crypto.Hash, err error) {
+	if key, err = x509.ParsePKIXPublicKey(spki); err != nil {
+		return nil, 0, fault.Wrap(fault.RootsInvalid, err, "the signer is not a public key in DER")
 	}
-	switch k := key.(type) {
-	case ed25519.PublicKey:
-	case *ecdsa.PublicKey:
-		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
-			return nil, fault.New(fault.RootsInvalid, "the signer's key is on a curve that is not accepted; use P-256 or P-384")
-		}
+	curve := elliptic.Curve(nil)
+	if k, ok := key.(*ecdsa.PublicKey); ok {
+		curve = k.Curve
+	}
+	_, edwards := key.(ed25519.PublicKey)
+	switch {
+	case edwards:
+	case curve == elliptic.P256():
+		hash = crypto.SHA256
+	case curve == elliptic.P384():
+		hash = crypto.SHA384
 	default:
-		return nil, fault.New(fault.RootsInvalid, "the signer's key must be Ed25519, P-256 or P-384")
+		return nil, 0, fault.New(fault.RootsInvalid, "the signer's key must be Ed25519, P-256 or P-384")
 	}
 	if again, err := x509.MarshalPKIXPublicKey(key); err != nil || !bytes.Equal(again, spki) {
-		return nil, fault.Wrap(fault.RootsInvalid, err, "the signer's key is not in its shortest form")
+		return nil, 0, fault.Wrap(fault.RootsInvalid, err, "the signer's key is not in the usual form")
 	}
-	return key, nil
+	return key, hash, nil
 }
 
 // Fingerprint returns the SHA-256 of a signer's key as people compare it: 64 hex

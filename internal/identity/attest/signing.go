@@ -2,8 +2,6 @@ package attest
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/json"
 	"io"
@@ -18,7 +16,7 @@ func SignBundle(content []byte, key crypto.Signer, random io.Reader) ([]byte, er
 	if err != nil {
 		return nil, fault.Wrap(fault.RootsInvalid, err, "the signer's key must be Ed25519, P-256 or P-384")
 	}
-	hash, err := signerHash(spki)
+	_, hash, err := signerKey(spki)
 	if err != nil {
 		return nil, err
 	}
@@ -33,20 +31,4 @@ func SignBundle(content []byte, key crypto.Signer, random io.Reader) ([]byte, er
 	text = append(text, '\n')
 	_, err = ParseBundle(text)
 	return text, err
-}
-
-// signerHash returns what a signer's key signs with, as ParseBundle verifies it.
-func signerHash(spki []byte) (crypto.Hash, error) {
-	public, err := signerKey(spki)
-	if err != nil {
-		return 0, err
-	}
-	k, ok := public.(*ecdsa.PublicKey)
-	switch {
-	case !ok:
-		return 0, nil // Ed25519 hashes by itself
-	case k.Curve == elliptic.P384():
-		return crypto.SHA384, nil
-	}
-	return crypto.SHA256, nil
 }
