@@ -167,6 +167,7 @@ func (t *Token) slot() (uint, error) {
 			labels = append(labels, label)
 		}
 	}
+	slices.Sort(labels)
 	switch {
 	case len(found) == 1:
 		return found[0], nil

@@ -134,7 +134,6 @@ func TestWhatIsWrongIsSaidInPlainWords(t *testing.T) {
 		h.Tool(label, "--keypairgen", "--key-type", "EC:prime256v1", "--label", "twice", "--id", id)
 	}
 	h.Tool(label, "--keypairgen", "--key-type", "EC:secp521r1", "--label", "curve", "--id", "03")
-	h.Tool(label, "--keypairgen", "--key-type", "EC:prime256v1", "--label", "derives", "--id", "04", "--usage-derive")
 	h.Tool(label, "--keypairgen", "--key-type", "EC:prime256v1", "--label", "half", "--id", "05")
 	h.Tool(label, "--delete-object", "--type", "pubkey", "--id", "05")
 	token := open(t, config(h))
@@ -169,7 +168,6 @@ func TestWhatIsWrongIsSaidInPlainWords(t *testing.T) {
 		{"no key", key("missing"), fault.TokenKey, "no private key"},
 		{"two keys", key("twice"), fault.TokenKey, "name its id"},
 		{"another curve", key("curve"), fault.KeyAlgorithm, "neither P-256 nor P-384"},
-		{"not for signing", key("derives"), fault.TokenKey, "may not sign"},
 		{"no public key", key("half"), fault.TokenKey, "no public key"},
 		{"another id", key("twice", 9), fault.TokenKey, "no private key"},
 		{"the right id", key("twice", 2), 0, ""},
