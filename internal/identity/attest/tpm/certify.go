@@ -12,6 +12,10 @@ import (
 // Subject says what a certified key may be, beyond being bound to its TPM.
 type Subject struct {
 	Decrypt bool // the key may also decrypt
+	// Bare says that the qualifying data is the nonce itself, as in the attestation
+	// attribute of a CSR, which knows no binding. The certified name ties the
+	// statement to the key all the same.
+	Bare bool
 }
 
 // What a certified key must be, and what it must not. A restricted key could not
@@ -25,6 +29,7 @@ const (
 type Certification struct {
 	Counters Counters
 	Name     []byte // of the subject key
+	Bare     bool   // as in Subject
 }
 
 // Certified judges the certified key of an answer: fault.AttestMalformed and 9040 to
@@ -42,7 +47,6 @@ func (k *AK) Certified(a *wire.Answer, nonce, spki []byte, want Subject) (*Certi
 	if err != nil {
 		return nil, err
 	}
-	binding := wire.Binding(nonce, spki)
 	switch {
 	case statement.Magic != wire.Magic:
 		return nil, fault.New(fault.CertifyMagic)
@@ -50,7 +54,7 @@ func (k *AK) Certified(a *wire.Answer, nonce, spki []byte, want Subject) (*Certi
 		return nil, fault.New(fault.CertifyType)
 	case !k.signed(signature, a.Attest):
 		return nil, fault.New(fault.CertifySignature)
-	case len(nonce) < minNonce || subtle.ConstantTimeCompare(statement.ExtraData, binding[:]) != 1:
+	case len(nonce) < minNonce || subtle.ConstantTimeCompare(statement.ExtraData, qualifying(nonce, spki, want.Bare)) != 1:
 		return nil, fault.New(fault.CertifyNonce)
 	case !bytes.Equal(statement.Certify.Name, public.Name()):
 		return nil, fault.New(fault.CertifyName)
@@ -61,7 +65,16 @@ func (k *AK) Certified(a *wire.Answer, nonce, spki []byte, want Subject) (*Certi
 	if !bytes.Equal(public.SPKI, spki) {
 		return nil, fault.New(fault.SubjectKey)
 	}
-	return &Certification{Counters: k.counters(statement), Name: public.Name()}, nil
+	return &Certification{Counters: k.counters(statement), Name: public.Name(), Bare: want.Bare}, nil
+}
+
+// qualifying is what a certification's qualifying data must be.
+func qualifying(nonce, spki []byte, bare bool) []byte {
+	if bare {
+		return nonce
+	}
+	binding := wire.Binding(nonce, spki)
+	return binding[:]
 }
 
 // minNonce is the length of a nonce of ours, in octets: an empty one would bind

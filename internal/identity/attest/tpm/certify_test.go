@@ -42,6 +42,43 @@ func withSubject(code fault.Code, name string, edit func(*tpmtest.Area)) hostile
 	}}
 }
 
+// TestBareNonces: where the form of the evidence knows no binding, the nonce itself
+// is what the AK signs, and nothing else is.
+func TestBareNonces(t *testing.T) {
+	b := newBench(t)
+	ak, err := b.found(t).AK()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound := b.answer(t)
+	bare := b.answer(t, func(a *tpmtest.Attest) { a.ExtraData = b.nonce })
+	want := tpm.Subject{Bare: true}
+	made, err := ak.Certified(bare, b.nonce, b.subject.SPKI(), want)
+	if err != nil || !made.Bare {
+		t.Fatalf("%+v, %v", made, err)
+	}
+	if _, err := ak.Certified(bound, b.nonce, b.subject.SPKI(), want); !fault.Has(err, fault.CertifyNonce) {
+		t.Errorf("bound: %v", err)
+	}
+	if _, err := ak.Certified(bare, b.nonce[:15], b.subject.SPKI(), want); !fault.Has(err, fault.CertifyNonce) {
+		t.Errorf("a short nonce: %v", err)
+	}
+	other := b.chip.NewSubject(wire.ECP256)
+	if _, err := ak.Certified(bare, b.nonce, other.SPKI(), want); !fault.Has(err, fault.SubjectKey) {
+		t.Errorf("another key: %v", err)
+	}
+	s := b.shown(t, false)
+	s.Answer, s.Certified = bare, made
+	k := keep(t, s)
+	if err := k.Recheck(); err != nil {
+		t.Errorf("kept: %v", err)
+	}
+	k.Certify.Bare = false
+	if err := k.Recheck(); !fault.Has(err, fault.CertifyNonce) {
+		t.Errorf("kept as bound: %v", err)
+	}
+}
+
 func certifyCases() []hostile {
 	extra := func(nonce func(b *bench) []byte) func(t *testing.T, b *bench) error {
 		return func(t *testing.T, b *bench) error {

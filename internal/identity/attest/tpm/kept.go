@@ -82,6 +82,7 @@ type KeptCertify struct {
 	Attest    []byte       `json:"attest"`
 	Signature []byte       `json:"signature"`
 	Counters  KeptCounters `json:"counters"`
+	Bare      bool         `json:"bare,omitempty"` // the qualifying data is the nonce itself
 }
 
 // KeptQuote is TPM2_Quote in kept evidence.
@@ -132,6 +133,7 @@ func (s *Shown) Keep() ([]byte, error) {
 	if s.Certified != nil {
 		k.Certify = &KeptCertify{
 			Public: s.Answer.Public, Attest: s.Answer.Attest, Signature: s.Answer.Signature, Counters: kept(s.Certified.Counters),
+			Bare: s.Certified.Bare,
 		}
 	}
 	if q := s.Answer.Quote; s.Quoted != nil && q != nil {
@@ -180,7 +182,7 @@ func (k *Kept) Recheck() error {
 		}
 	} else {
 		a := &wire.Answer{Public: k.Certify.Public, Attest: k.Certify.Attest, Signature: k.Certify.Signature}
-		if _, err := ak.Certified(a, k.Nonce, k.SPKI, Subject{}); err != nil {
+		if _, err := ak.Certified(a, k.Nonce, k.SPKI, Subject{Bare: k.Certify.Bare}); err != nil {
 			return err
 		}
 	}
