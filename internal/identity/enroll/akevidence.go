@@ -29,9 +29,10 @@ import (
 //
 // The device asks for a nonce, makes TPM2_Certify with the qualifying data
 // tpm.Binding(nonce, SPKI), and sends both with the CSR within ten minutes. A nonce
-// is good for one certificate.
+// is good for one certificate. Where the form of the evidence has no place for the
+// nonce, the qualifying data is the nonce itself.
 type Attestation struct {
-	Nonce     []byte // as AttestNonce gave it
+	Nonce     []byte // as AttestNonce gave it; empty: it is the qualifying data of Attest
 	Attest    []byte // TPMS_ATTEST of TPM2_Certify
 	Signature []byte // TPMT_SIGNATURE by the attestation key
 	Public    []byte // TPMT_PUBLIC of the CSR's key
@@ -114,8 +115,11 @@ func (e *Enroller) proveByAK(ctx context.Context, plane *authority.Snapshot, r *
 	if err != nil {
 		return err
 	}
-	h := &hardware{nonce: r.Attestation.Nonce}
+	h := &hardware{}
 	d.hardware = h
+	if h.nonce, h.bare, err = r.Attestation.nonce(); err != nil {
+		return err
+	}
 	t, err := e.openNonce(ctx, h.nonce)
 	if err != nil {
 		return err
@@ -133,6 +137,18 @@ func (e *Enroller) proveByAK(ctx context.Context, plane *authority.Snapshot, r *
 		return err
 	}
 	return e.confirm(ctx, plane, c, deviceActor(d.requester.device.ID))
+}
+
+// nonce returns the nonce of the evidence, and whether it is the qualifying data.
+func (a *Attestation) nonce() (nonce []byte, bare bool, err error) {
+	if len(a.Nonce) > 0 {
+		return a.Nonce, false, nil
+	}
+	statement, err := wire.ParseAttest(a.Attest)
+	if err != nil {
+		return nil, true, err
+	}
+	return statement.ExtraData, true, nil
 }
 
 // attestationCredential finds the certificate of the attestation key: ours, of this

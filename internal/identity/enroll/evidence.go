@@ -22,6 +22,7 @@ type hardware struct {
 	tpm    *tpm.TPM
 	ticket *ticket // of this requester and in time: a wrong answer to it burns it
 	nonce  []byte
+	bare   bool // the nonce itself is what the AK signed, see tpm.Subject
 
 	made  *tpm.Certification // nil: the AK itself is to be certified
 	quote *tpm.Quotation     // nil: none was demanded
@@ -62,7 +63,7 @@ func (h *hardware) proveKey(m *makers, a *wire.Answer, subject []byte, product i
 	}
 	var counters []tpm.Counters
 	if subject != nil {
-		if h.made, err = ak.Certified(a, h.nonce, subject, tpm.Subject{}); err != nil {
+		if h.made, err = ak.Certified(a, h.nonce, subject, tpm.Subject{Bare: h.bare}); err != nil {
 			return err
 		}
 		counters = append(counters, h.made.Counters)
