@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/hex"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -111,6 +112,23 @@ func EKPublic(t Template, key crypto.PublicKey) ([]byte, error) {
 		return t.area().withUnique(point[1:1+size], point[1+size:]), nil
 	}
 	return nil, fault.New(fault.EKTemplate, t.Name)
+}
+
+// EKOf returns the public area that the endorsement key of a certificate (DER) has,
+// for requests that carry the certificate alone. Where two templates fit, it is the
+// one of the low range: a credential for the one is a credential for the other.
+// Refusals are EKCertificate and EKTemplate.
+func EKOf(certificate []byte) ([]byte, error) {
+	c, err := x509.ParseCertificate(certificate)
+	if err != nil {
+		return nil, fault.Wrap(fault.EKCertificate, err)
+	}
+	for _, t := range EKTemplates() {
+		if t.Fits(c.PublicKey) {
+			return EKPublic(t, c.PublicKey)
+		}
+	}
+	return nil, fault.New(fault.EKTemplate, "a key of this kind")
 }
 
 func (t Template) area() area {

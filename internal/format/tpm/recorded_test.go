@@ -212,6 +212,18 @@ func TestEKCertificatesAreOfTheRebuiltKeys(t *testing.T) {
 	}
 }
 
+func TestEKOfACertificate(t *testing.T) {
+	for _, name := range []string{"ek-L-1", "ek-H-3"} {
+		got, err := tpm.EKOf(recorded(t, name+".crt"))
+		if err != nil || !bytes.Equal(got, recordedPublic(t, name)) {
+			t.Errorf("%s: %x, %v", name, got, err)
+		}
+	}
+	if _, err := tpm.EKOf([]byte("certificate")); !fault.Has(err, fault.EKCertificate) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestNamesOfRecordedEKCertificates(t *testing.T) {
 	for _, name := range []string{"ek-L-1", "ek-H-3"} {
 		names, err := tpm.ParseEKNames(san(t, certificate(t, name)))
