@@ -121,7 +121,8 @@ func (w *world) open(node string) {
 	w.enroller, err = enroll.New(enroll.Config{
 		Devices: w.store, Authorities: w.plane, Approvals: w.store, MayIssue: func() error { return nil },
 		Now: w.clock, Logger: log,
-		Line: &enroll.Line{Store: w.store, Planes: planes, Keys: pool, Alarms: w.alarms, Status: w.status, Random: rand.Reader},
+		Line:   &enroll.Line{Store: w.store, Planes: planes, Keys: pool, Alarms: w.alarms, Status: w.status, Random: rand.Reader},
+		Attest: &enroll.Attest{Store: w.store, Chips: w.store, Random: rand.Reader},
 	})
 	must(t, err)
 }
