@@ -288,6 +288,7 @@ type ceremonySignCmd struct {
 	CSR           string `name:"csr" help:"PKCS #10 file (PEM or DER); only the key is taken from it." required:"" placeholder:"FILE"`
 	Name          string `help:"Name of what is signed; of an issuing authority the one that it has in its installation." required:""`
 	Profile       string `help:"Preset (issuing, ocsp-responder-root), or a YAML file with a profile." default:"issuing"`
+	OCSP          bool   `name:"ocsp" help:"The preset issuing names an OCSP responder of the root, too; sign one as well."`
 	CommonName    string `help:"Common name in the certificate."`
 }
 
@@ -300,6 +301,10 @@ func (c *ceremonySignCmd) Run(ctx context.Context, io_ *streams) error {
 	text, err := profileText(io_, c.Profile)
 	if err != nil {
 		return err
+	}
+	if c.Profile == string(profile.KindIssuing) && !c.OCSP {
+		// The root's key is far away, so its CRL says what was revoked.
+		text = append(text, "status: {ocsp: false}\n"...)
 	}
 	return c.opened(ctx, io_, c.Share, func(s *ceremony.Session) (ceremony.Step, error) {
 		return s.Sign(ceremony.Subordinate{Name: c.Name, CommonName: c.CommonName, CSR: csr, Profile: text})

@@ -18,6 +18,7 @@ type initCmd struct {
 	Org                string `help:"Organization in the certificates' names." required:""`
 	StatusURL          string `help:"Base of the OCSP, CRL and authority addresses in certificates, for example http://pki.example.com. Without it certificates carry none." placeholder:"URL"`
 	RootPassphraseFile string `help:"File with the root key's passphrase. Without it one is made and shown once." placeholder:"FILE" type:"path"`
+	RootCertificate    string `help:"Certificate (PEM) of a root whose key is elsewhere, made in a key ceremony: the issuing authority then waits for its own." placeholder:"PEM" type:"path"`
 	KeyType            string `help:"Key type of the authorities." default:"p256" enum:"p256,p384,ed25519,rsa2048,rsa3072,rsa4096"`
 	JSON               bool   `help:"Print JSON."`
 }
@@ -31,6 +32,7 @@ type initResult struct {
 	Operator       string `json:"operator"`
 	RootPassphrase string `json:"root_passphrase,omitempty"`
 	PassphraseFile string `json:"passphrase_file"`
+	CSR            string `json:"csr,omitempty"` // what a root elsewhere is to sign
 	StatusURL      string `json:"status_url,omitempty"`
 }
 
@@ -48,12 +50,11 @@ func (c *initCmd) Run(ctx context.Context, io *streams) error {
 		Data: c.Data, Root: f.root(), Bundle: f.bundle(), Login: "http://" + c.ConsoleListen + "/",
 		PassphraseFile: f.passphrase(), StatusURL: c.StatusURL,
 	}
-	secret, err := c.rootPassphrase()
-	if err != nil {
-		return err
+	made := installation{
+		organization: c.Org, statusURL: strings.TrimSuffix(c.StatusURL, "/"), keyType: profile.KeyType(c.KeyType),
 	}
-	if c.RootPassphraseFile == "" {
-		result.RootPassphrase = string(secret)
+	if err := c.readRoot(io, f, &made, &result); err != nil {
+		return err
 	}
 	if c.PassphraseFile != "" {
 		result.PassphraseFile = c.PassphraseFile
@@ -65,9 +66,8 @@ func (c *initCmd) Run(ctx context.Context, io *streams) error {
 	name, err := localUser()
 	if err == nil {
 		result.Operator = "local:" + name
-		err = n.install(ctx, installation{
-			organization: c.Org, statusURL: strings.TrimSuffix(c.StatusURL, "/"), keyType: profile.KeyType(c.KeyType), root: secret, operator: name,
-		})
+		made.operator = name
+		err = n.install(ctx, made)
 	}
 	if err == nil {
 		if err = n.startLedger(ctx); err == nil {
@@ -82,6 +82,31 @@ func (c *initCmd) Run(ctx context.Context, io *streams) error {
 
 // oneShotBlock is how many serials a command leases that is no server.
 const oneShotBlock = 16
+
+// readRoot reads or makes what init must know of the root: its certificate, or
+// the passphrase of the key to be made.
+func (c *initCmd) readRoot(io *streams, f folder, made *installation, result *initResult) error {
+	if c.RootCertificate != "" {
+		if c.RootPassphraseFile != "" {
+			return fault.New(fault.ConfigInvalid, "a root whose key is elsewhere has no passphrase here")
+		}
+		text, err := fileText(io, c.RootCertificate)
+		if err != nil {
+			return err
+		}
+		made.rootCertificate, result.CSR = text, f.csr()
+		return nil
+	}
+	secret, err := c.rootPassphrase()
+	if err != nil {
+		return err
+	}
+	made.root = secret
+	if c.RootPassphraseFile == "" {
+		result.RootPassphrase = string(secret)
+	}
+	return nil
+}
 
 func (c *initCmd) rootPassphrase() (keystore.Secret, error) {
 	if c.RootPassphraseFile == "" {
@@ -116,6 +141,10 @@ func (c *initCmd) print(io *streams, r *initResult) error {
 	}
 	if r.StatusURL == "" {
 		fmt.Fprint(io.out, "\nNo --status-url: certificates will carry no OCSP or CRL address.\n")
+	}
+	if r.CSR != "" {
+		fmt.Fprintf(io.out, "\nThe issuing authority waits for its certificate. Let the ceremony's root sign %s, then:\n"+
+			"  birthmark authority import --data %s --name issuing --certificate FILE\n  birthmark authority import-crl --data %s --name root --crl FILE\n", r.CSR, r.Data, r.Data)
 	}
 	fmt.Fprintf(io.out, "\nNext: birthmark serve --data %s\n", r.Data)
 	return nil

@@ -27,7 +27,9 @@ type installation struct {
 	quickstart   bool
 	keyType      profile.KeyType
 	root         keystore.Secret // passphrase of the root's key
-	operator     string          // local user who becomes the first administrator
+	// rootCertificate is of a root whose key is elsewhere; nil: one is made.
+	rootCertificate []byte
+	operator        string // local user who becomes the first administrator
 }
 
 // wrapSuffix is what a label's name ends in whose replies are broken into lines
@@ -101,6 +103,9 @@ func (n *node) makePassphrase() error {
 }
 
 func (n *node) makeAuthorities(ctx context.Context, actor string, i installation) error {
+	if i.rootCertificate != nil {
+		return n.awaitIssuing(ctx, actor, i)
+	}
 	_, err := n.authority.CreateRoot(ctx, actor, authority.NewAuthority{Name: "root", KeyType: i.keyType, Secret: i.root})
 	if err != nil && !fault.Has(err, fault.AuthorityExists) {
 		return err
@@ -122,6 +127,43 @@ func (n *node) makeAuthorities(ctx context.Context, actor string, i installation
 		return err
 	}
 	return n.status.SignRootCRL(ctx, actor, session)
+}
+
+// awaitIssuing takes in a root whose key is elsewhere, makes the issuing
+// authority's key, and writes the request for that root to sign.
+func (n *node) awaitIssuing(ctx context.Context, actor string, i installation) error {
+	_, err := n.authority.Import(ctx, actor, authority.Existing{Name: "root", Certificate: i.rootCertificate})
+	if err != nil && !fault.Has(err, fault.AuthorityExists) {
+		return err
+	}
+	secret, err := n.secret("file:issuing")
+	if err != nil {
+		return err
+	}
+	csr, err := n.authority.RequestIssuing(ctx, actor, authority.NewAuthority{Name: "issuing", KeyType: i.keyType, Secret: secret})
+	if err != nil {
+		return err
+	}
+	return writeFile(n.folder.csr(), requestPEM(csr), 0o644)
+}
+
+func requestPEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+}
+
+// completed gives an installation whose issuing authority has got its
+// certificate what init could not: labels for its profiles.
+func (n *node) completed(ctx context.Context, actor string) error {
+	plane, err := n.authority.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if len(plane.Labels()) == 0 {
+		if err := n.makeLabels(ctx, actor); err != nil {
+			return err
+		}
+	}
+	return n.writeAnchors(ctx)
 }
 
 // makeLabels gives each device profile a label of its name, and one whose

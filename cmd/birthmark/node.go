@@ -37,6 +37,7 @@ func (f folder) passphrase() string { return filepath.Join(string(f), "secrets",
 func (f folder) witness() string    { return filepath.Join(string(f), "witness.log") }
 func (f folder) root() string       { return filepath.Join(string(f), "root.pem") }
 func (f folder) bundle() string     { return filepath.Join(string(f), "bundle.pem") }
+func (f folder) csr() string        { return filepath.Join(string(f), "issuing.csr") }
 func (f folder) nodeName() string   { return filepath.Join(string(f), "node") }
 func (f folder) socket() string     { return filepath.Join(string(f), "socket") }
 
