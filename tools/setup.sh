@@ -15,6 +15,9 @@ packages=(
     swtpm-tools                     # and what a maker puts into one: EK certificates
     tpm2-tools                      # a second program that speaks to TPMs
     tpm2-openssl                    # curl and mosquitto_pub with a key in a TPM
+    tpm2-abrmd                      # and enough room in the TPM for them
+    libtss2-tcti-tabrmd0
+    dbus                            # over which it is asked
     softhsm2                        # an HSM in software
     opensc                          # `pkcs11-tool`, a second program that speaks to HSMs
     mosquitto                       # an MQTT broker for devices to connect to
@@ -36,7 +39,7 @@ packages=(
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     for program in postgres pki ocsptool cc zbarimg rsvg-convert openssl curl jq \
-        swtpm swtpm_setup tpm2 softhsm2-util pkcs11-tool mosquitto mosquitto_pub; do
+        swtpm swtpm_setup tpm2 softhsm2-util pkcs11-tool mosquitto mosquitto_pub tpm2-abrmd dbus-daemon; do
         command -v "$program" >/dev/null || echo "setup: missing: $program (install it with this system's package manager)"
     done
     exit 0
@@ -67,11 +70,14 @@ if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
 fi
 
 # Mosquitto's would start a broker that is open to whoever reaches it, now and at
-# every boot. A unit that is masked before it comes is not started.
-if [[ " ${missing[*]} " == *" mosquitto "* && ! -e /etc/systemd/system/mosquitto.service ]]; then
-    "${as_root[@]}" mkdir -p /etc/systemd/system
-    "${as_root[@]}" ln -s /dev/null /etc/systemd/system/mosquitto.service
-fi
+# every boot, tpm2-abrmd's would take this machine's TPM. A unit that is masked before
+# it comes is not started.
+for unit in mosquitto tpm2-abrmd; do
+    if [[ " ${missing[*]} " == *" $unit "* && ! -e /etc/systemd/system/$unit.service ]]; then
+        "${as_root[@]}" mkdir -p /etc/systemd/system
+        "${as_root[@]}" ln -s /dev/null "/etc/systemd/system/$unit.service"
+    fi
+done
 
 echo "setup: installing ${missing[*]}"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
