@@ -6,6 +6,7 @@
 package est
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"mime"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/format/tpm"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
 	"github.com/birthmark/birthmark/internal/pki/cms"
 	"github.com/birthmark/birthmark/internal/pki/request"
@@ -31,11 +33,20 @@ const MaxBody = request.MaxBody
 // the device listener's route table. Path values: "label", empty for none.
 // They return faults; WriteFault renders them.
 type Handlers struct {
-	service enroll.Service
+	service Service
+	now     func() time.Time
+}
+
+// Service is the one road to a certificate, as EST uses it. Contracts as in package
+// enroll.
+type Service interface {
+	enroll.Service
+	AttestNonce(ctx context.Context, who enroll.Requester) (nonce []byte, expires time.Time, err error)
+	Challenge(ctx context.Context, r enroll.ChallengeRequest) (*tpm.Challenge, error)
 }
 
 // New returns the handlers over the one road.
-func New(service enroll.Service) *Handlers { return &Handlers{service: service} }
+func New(service Service) *Handlers { return &Handlers{service: service, now: time.Now} }
 
 const certsOnly = "application/pkcs7-mime; smime-type=certs-only"
 
@@ -103,8 +114,12 @@ func (h *Handlers) enroll(w http.ResponseWriter, r *http.Request, body []byte, o
 	if err != nil {
 		return err
 	}
+	shown, err := evidence(csr)
+	if err != nil {
+		return err
+	}
 	answer, err := h.service.Enroll(r.Context(), enroll.Request{
-		Operation: op, Requester: requester(r), Label: r.PathValue("label"), CSR: csr, RemoteAddress: r.RemoteAddr,
+		Operation: op, Requester: requester(r), Label: r.PathValue("label"), CSR: csr, Attestation: shown, RemoteAddress: r.RemoteAddr,
 	})
 	if waiting, ok := errors.AsType[*enroll.Waiting](err); ok {
 		writeWaiting(w, waiting)

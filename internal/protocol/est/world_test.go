@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/format/tpm"
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
@@ -110,6 +111,9 @@ func routes(h *est.Handlers) []server.Route {
 		row("POST", "simpleenroll", access.Enroll, h.SimpleEnroll, est.MaxBody)
 		row("POST", "simplereenroll", access.Enroll, h.SimpleReenroll, est.MaxBody)
 		row("POST", "serverkeygen", access.Enroll, h.ServerKeyGen, est.MaxBody)
+		row("GET", "nonce", access.Enroll, h.Nonce, 0)
+		row("POST", "nonce", access.Enroll, h.Nonce, est.MaxNonceBody)
+		row("POST", "tcg-csr", access.Enroll, h.TCGCSR, tpm.MaxCSR)
 	}
 	return all
 }
