@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/binary"
 	"slices"
 
@@ -20,7 +19,7 @@ type AK struct {
 	key    crypto.PublicKey
 	spki   []byte
 	name   []byte
-	scheme wire.Scheme // zero: any that is accepted
+	scheme wire.Scheme
 	// unmasked are the qualified names under which this key's TPM does not mask
 	// counts and firmware.
 	unmasked [][]byte
@@ -153,36 +152,19 @@ func keyWrong(key crypto.PublicKey) string {
 	return "a key of another kind"
 }
 
-// KnownAK returns the AK of a certificate of ours, for evidence that comes without
-// an activation: when the certificate was issued, the key was proven to be one. Its
-// scheme is whichever accepted one it uses.
-func KnownAK(key crypto.PublicKey) (*AK, error) {
-	if why := keyWrong(key); why != "" {
-		return nil, fault.New(fault.AKAlgorithm, why)
-	}
-	spki, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return nil, fault.Wrap(fault.AKAlgorithm, err)
-	}
-	return &AK{key: key, spki: spki}, nil
-}
-
 // Key returns the public key.
 func (k *AK) Key() crypto.PublicKey { return k.key }
 
 // SPKI returns the DER SubjectPublicKeyInfo.
 func (k *AK) SPKI() []byte { return k.spki }
 
-// Name returns the TPM's Name of the key: algorithm and digest; nil for a KnownAK.
+// Name returns the TPM's Name of the key: algorithm and digest.
 func (k *AK) Name() []byte { return k.name }
 
 // signed reports whether a signature over an attestation is this key's, made with
 // its scheme.
 func (k *AK) signed(s *wire.Signature, message []byte) bool {
-	if k.scheme != (wire.Scheme{}) && s.Scheme != k.scheme {
-		return false
-	}
-	return schemeFits(s.Scheme, k.key) && strong(s.Scheme.Hash) && s.Verifies(k.key, message)
+	return s.Scheme == k.scheme && s.Verifies(k.key, message)
 }
 
 // counters returns what an attestation of this key tells of its TPM's past.

@@ -1,8 +1,6 @@
 package tpm_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
@@ -132,35 +130,8 @@ func TestGoodAKs(t *testing.T) {
 			if _, err := b.certified(b.answer(t)); err != nil {
 				t.Error(err)
 			}
-			known, err := tpm.KnownAK(b.ak.Signer.Public())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := known.Certified(b.answer(t), b.nonce, b.subject.SPKI(), tpm.Subject{}); err != nil {
-				t.Error(err)
-			}
 		})
 	}
-}
-
-// TestKnownAKRefuses: the key of an AK certificate is held to the same rules.
-func TestKnownAKRefuses(t *testing.T) {
-	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = tpm.KnownAK(p224.Public())
-	refusedWith(t, err, fault.AKAlgorithm)
-
-	b := newBench(t)
-	b.ak = tpmtest.NewKey(t, b.chip, tpmtest.AKArea(wire.RSA2048), tpmtest.Owner)
-	b.ak.Area.Scheme.Hash = wire.AlgSHA1
-	known, err := tpm.KnownAK(b.ak.Signer.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = known.Certified(b.answer(t), b.nonce, b.subject.SPKI(), tpm.Subject{})
-	refusedWith(t, err, fault.CertifySignature)
 }
 
 // TestActivation: only the TPM of the EK opens a credential, and only for the AK

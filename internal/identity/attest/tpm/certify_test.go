@@ -266,6 +266,32 @@ func TestDecryptOnlyWhereAsked(t *testing.T) {
 	refusedWith(t, err, fault.SubjectAttributes)
 }
 
+// TestBareNonce: evidence whose form knows no binding has the nonce itself; each form
+// is refused where the other is expected.
+func TestBareNonce(t *testing.T) {
+	b := newBench(t)
+	ak, err := tpm.ParseAK(b.ak.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &wire.Answer{Public: b.subject.Public()}
+	a.Attest, a.Signature = b.chip.Certify(b.ak, b.subject, b.nonce)
+	c, err := ak.Certified(a, b.nonce, b.subject.SPKI(), tpm.Subject{Bare: true})
+	if err != nil || !c.Bare {
+		t.Errorf("%+v, %v", c, err)
+	}
+	_, err = ak.Certified(a, b.nonce, b.subject.SPKI(), tpm.Subject{})
+	refusedWith(t, err, fault.CertifyNonce)
+	_, err = ak.Certified(b.answer(t), b.nonce, b.subject.SPKI(), tpm.Subject{Bare: true})
+	refusedWith(t, err, fault.CertifyNonce)
+	_, err = ak.Certified(a, b.nonce, b.chip.NewSubject(wire.ECP256).SPKI(), tpm.Subject{Bare: true})
+	refusedWith(t, err, fault.SubjectKey)
+	k := keep(t, &tpm.Shown{TPM: b.found(t), Answer: a, Nonce: b.nonce, SPKI: b.subject.SPKI(), Certified: c, At: now})
+	if err := k.Recheck(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestPlain: the counters are the TPM's own only where the qualified name of the
 // signer proves that the key is in the endorsement or the platform hierarchy.
 func TestPlain(t *testing.T) {

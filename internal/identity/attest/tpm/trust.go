@@ -220,21 +220,23 @@ func (t *Trust) climb(x *TPM, cert *ekCertificate, presented [][]byte, now time.
 	}
 	o := chain.Options{Anchors: t.anchors, Intermediates: t.intermediates, Presented: further, At: now, MaxWork: maxWork}
 	path, err := t.verifier.Verify(context.Background(), cert.Certificate, o)
-	expired := error(nil)
+	var expired error
 	if f := fault.Of(err); fault.Has(err, fault.ChainExpired) {
 		// Judged again for the day it was issued: then all of its authorities had to
 		// be valid, and the maker's entry says whether that is enough.
 		expired = fault.New(fault.EKExpired, f.Detail)
 		o.At = cert.NotBefore
-		path, err = t.verifier.Verify(context.Background(), cert.Certificate, o)
+		if path, err = t.verifier.Verify(context.Background(), cert.Certificate, o); err != nil {
+			return expired
+		}
 	}
-	switch {
-	case fault.Has(err, fault.ChainNotYetValid):
-		return fault.New(fault.EKExpired, fault.Of(err).Detail)
-	case err != nil && fault.Of(err).Code == fault.Unexpected:
+	switch f := fault.Of(err); {
+	case err == nil:
+	case f.Code == fault.Unexpected:
 		return err
-	case err != nil:
-		f := fault.Of(err)
+	case f.Code == fault.ChainNotYetValid:
+		return fault.New(fault.EKExpired, f.Detail)
+	default:
 		return fault.Wrap(fault.EKUntrusted, err, strings.TrimSuffix(f.Message+": "+f.Detail, ": "))
 	}
 	return t.attribute(x, cert, path, expired)
