@@ -35,8 +35,8 @@ const (
 
 const day = 24 * time.Hour
 
-// check refuses bounds that bound nothing, and fills in defaults.
-func (b *Bounds) check(name string) error {
+// Check refuses bounds that bound nothing, and fills in defaults.
+func (b *Bounds) Check(name string) error {
 	wrong := func(what ...any) error {
 		return fault.New(fault.SignerConfig, append([]any{"key", name + ":"}, what...)...)
 	}

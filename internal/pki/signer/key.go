@@ -74,7 +74,7 @@ var algorithms = map[profile.KeyType]struct {
 const rsaSHA256 = "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00"
 
 func newKey(c *KeyConfig, remember int) (*key, error) {
-	if err := c.Bounds.check(c.Name); err != nil {
+	if err := c.Bounds.Check(c.Name); err != nil {
 		return nil, err
 	}
 	if c.Backend == nil || c.Certificate == nil {
