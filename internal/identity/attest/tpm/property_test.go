@@ -21,6 +21,65 @@ func flip(t *rapid.T, b []byte) []byte {
 	return b
 }
 
+// eachBit calls try with each copy of b that differs in one bit.
+func eachBit(b []byte, try func(changed []byte, bit int)) {
+	for i := range 8 * len(b) {
+		changed := slices.Clone(b)
+		changed[i/8] ^= 1 << (i % 8)
+		try(changed, i)
+	}
+}
+
+// TestEachBitCounts changes every bit of an honest claim, answer and quote, one at a
+// time.
+func TestEachBitCounts(t *testing.T) {
+	b := newBench(t)
+	b.boot("1.2")
+	f := b.released(measured...)
+	f.EventLog = false
+	p := policyOf(t, f)
+	a, q, c := b.answer(t), b.chip.Quote(b.ak, b.nonce, wire.AlgSHA256, measured), b.claim()
+	for _, field := range []*[]byte{&a.Attest, &a.Signature, &a.Public} {
+		honest := *field
+		eachBit(honest, func(changed []byte, bit int) {
+			*field = changed
+			if _, err := b.certified(a); err == nil {
+				t.Errorf("bit %d of %x changed, and it is accepted", bit, honest)
+			}
+		})
+		*field = honest
+	}
+	for _, field := range []*[]byte{&q.Attest, &q.Signature} {
+		honest := *field
+		eachBit(honest, func(changed []byte, bit int) {
+			*field = changed
+			if _, err := b.quoted(q, p); err == nil {
+				t.Errorf("bit %d of %x changed, and it is accepted", bit, honest)
+			}
+		})
+		*field = honest
+	}
+	for _, field := range []*[]byte{&c.EKCertificate, &c.EKPublic} {
+		honest := *field
+		eachBit(honest, func(changed []byte, bit int) {
+			*field = changed
+			if _, err := b.check(c); err == nil {
+				t.Errorf("bit %d of %x changed, and it is accepted", bit, honest)
+			}
+		})
+		*field = honest
+	}
+	if _, err := b.certified(a); err != nil {
+		t.Error(err)
+	}
+	if _, err := b.quoted(q, p); err != nil {
+		t.Error(err)
+	}
+	if _, err := b.check(c); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNoBitMayChange: whatever bit of an honest answer or quote changes, it is
 // refused.
 func TestNoBitMayChange(t *testing.T) {

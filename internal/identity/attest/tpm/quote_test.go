@@ -119,6 +119,23 @@ func quoteCases() []hostile {
 			q.PCRs[8] = q.PCRs[7]
 			delete(q.PCRs, 7)
 		}),
+		{fault.QuoteSelection, "a register that was not quoted has a released value", func(t *testing.T, b *bench) error {
+			b.boot("1.2")
+			p := policyOf(t, b.released(measured...))
+			value := b.chip.Values(wire.AlgSHA256, 7)[7]
+			b.chip.Extend(7, []byte("secure boot is off"))
+			q := b.chip.Quote(b.ak, b.nonce, wire.AlgSHA256, []int{0, 4})
+			q.PCRs[7] = value
+			_, err := b.quoted(q, p)
+			return err
+		}},
+		{fault.QuoteSelection, "another bank has the values", func(t *testing.T, b *bench) error {
+			b.boot("1.2")
+			p := policyOf(t, b.released(measured...))
+			q := b.chip.Quote(b.ak, b.nonce, wire.AlgSHA256, measured, func(a *tpmtest.Attest) { a.Selections[0].Bank = wire.AlgSHA384 })
+			_, err := b.quoted(q, p)
+			return err
+		}},
 		withQuote(fault.QuoteDigest, "values of another state", nil, func(q *wire.Quote) { q.PCRs[7] = make([]byte, 32) }),
 		withQuote(fault.QuoteDigest, "values in another order", nil, func(q *wire.Quote) { q.PCRs[0], q.PCRs[4] = q.PCRs[4], q.PCRs[0] }),
 		withQuote(fault.QuoteDigest, "values cut differently", nil, func(q *wire.Quote) {
