@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/csv"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"strconv"
@@ -16,14 +17,16 @@ import (
 	"github.com/birthmark/birthmark/internal/edge/station/program"
 	"github.com/birthmark/birthmark/internal/edge/station/serialline"
 	"github.com/birthmark/birthmark/internal/edge/station/sim"
+	"github.com/birthmark/birthmark/internal/edge/station/tokennest"
 	"github.com/birthmark/birthmark/internal/edge/station/tpmnest"
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/tpm"
+	"github.com/birthmark/birthmark/internal/pki/profile"
 )
 
 // adapterFlags choose how devices are reached.
 type adapterFlags struct {
-	Adapter  string        `help:"How devices are reached: exec, dir, serial, tpm or sim." enum:"exec,dir,serial,tpm,sim" default:"exec" env:"BIRTHMARK_STATION_ADAPTER"`
+	Adapter  string        `help:"How devices are reached: exec, dir, serial, tpm, pkcs11 or sim." enum:"exec,dir,serial,tpm,pkcs11,sim" default:"exec" env:"BIRTHMARK_STATION_ADAPTER"`
 	Exec     string        `help:"exec: program to start for each unit." placeholder:"PATH" env:"BIRTHMARK_STATION_EXEC"`
 	ExecArg  []string      `help:"exec: argument of the program; may be repeated." placeholder:"ARG" sep:"none"`
 	Dir      string        `help:"dir: hot folder." placeholder:"DIR" type:"path"`
@@ -37,6 +40,14 @@ type adapterFlags struct {
 	NV       string   `name:"nv" help:"tpm: NV index of the certificate." default:"0x01C90000"`
 	TPMDir   string   `name:"tpm-dir" help:"tpm: keep key (TSS2 PEM), certificate and chain as files in DIR/SERIAL, not in the TPM." placeholder:"DIR" type:"path"`
 	TPMOwner string   `name:"tpm-owner-file" help:"tpm: file with the password of the owner hierarchy." placeholder:"FILE" type:"existingfile"`
+
+	Module   string   `name:"pkcs11-module" help:"pkcs11: path of the maker's library." placeholder:"PATH" type:"path"`
+	Token    []string `name:"pkcs11-token" help:"pkcs11: NEST=LABEL of the token for each nest, or one LABEL for all." placeholder:"LABEL"`
+	PINFile  string   `name:"pkcs11-pin-file" help:"pkcs11: file with the user's PIN." placeholder:"FILE" type:"existingfile"`
+	KeyLabel string   `name:"pkcs11-key" help:"pkcs11: label of the key that gets the certificate." default:"idevid"`
+	KeyID    string   `name:"pkcs11-id" help:"pkcs11: its id, hexadecimal." default:"01"`
+	KeyKind  string   `name:"pkcs11-kind" help:"pkcs11: kind of a new key." enum:"p256,p384,rsa2048" default:"p256"`
+	ChipKey  string   `name:"pkcs11-chip-key" help:"pkcs11: label of the key that the chip's maker lists; its id is the chip's UID." placeholder:"LABEL"`
 
 	SimSeed     string `help:"sim: seed that all chips follow from." default:"birthmark"`
 	SimFirst    int    `help:"sim: number of the first chip."`
@@ -59,7 +70,8 @@ var adapters = map[string]func(*adapterFlags) (fixture.Adapter, error){
 		}
 		return serialline.NewAdapter(serialline.AdapterConfig{Ports: ports, Baud: f.Baud, Random: rand.Reader})
 	},
-	"tpm": func(f *adapterFlags) (fixture.Adapter, error) { return f.tpm() },
+	"tpm":    func(f *adapterFlags) (fixture.Adapter, error) { return f.tpm() },
+	"pkcs11": func(f *adapterFlags) (fixture.Adapter, error) { return f.pkcs11() },
 	"sim": func(f *adapterFlags) (fixture.Adapter, error) {
 		failures, err := sim.ParseFailures(f.SimFailures)
 		if err != nil {
@@ -102,6 +114,23 @@ func (f *adapterFlags) tpm() (fixture.Adapter, error) {
 		c.OwnerAuth = bytes.TrimRight(text, "\r\n")
 	}
 	return tpmnest.New(c)
+}
+
+func (f *adapterFlags) pkcs11() (fixture.Adapter, error) {
+	id, err := hex.DecodeString(f.KeyID)
+	if err != nil {
+		return nil, fault.New(fault.ParameterInvalid, "--pkcs11-id is not hexadecimal")
+	}
+	return tokennest.New(tokennest.Config{
+		Module: f.Module, Tokens: byNest(f.Token), Label: f.KeyLabel, ID: id, Kind: profile.KeyType(f.KeyKind), ChipLabel: f.ChipKey,
+		PIN: func() ([]byte, error) {
+			if f.PINFile == "" {
+				return nil, fault.New(fault.ParameterInvalid, "the adapter pkcs11 needs --pkcs11-pin-file")
+			}
+			text, err := os.ReadFile(f.PINFile)
+			return bytes.TrimRight(text, "\r\n"), err
+		},
+	})
 }
 
 func (f *adapterFlags) open() (fixture.Adapter, error) { return adapters[f.Adapter](f) }

@@ -114,7 +114,8 @@ func staleNonce(c fault.Code) bool {
 // again reports whether another attempt may succeed.
 func again(c fault.Code) bool {
 	switch c {
-	case fault.FixtureFailed, fault.FixtureProtocol, fault.ReadBackWrong, fault.ChipProof, fault.TPMUnreachable, fault.TPMFailed:
+	case fault.FixtureFailed, fault.FixtureProtocol, fault.ReadBackWrong, fault.ChipProof,
+		fault.TPMUnreachable, fault.TPMFailed, fault.TokenMissing, fault.TokenSessions, fault.TokenFailed:
 		return true
 	}
 	return false

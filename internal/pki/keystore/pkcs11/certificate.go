@@ -47,24 +47,32 @@ func (t *Token) SetCertificate(ctx context.Context, label string, id, der []byte
 	if err != nil {
 		return fault.Wrap(fault.TokenFailed, err, "not a certificate")
 	}
-	_, err = do(ctx, t, func(h *handle) (struct{}, error) {
-		old, err := t.objects(h, certificateObject(label, id))
-		if err != nil {
-			return struct{}{}, err
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// Writing needs a session that may, as making a key does.
+	h, err := t.tryOpen(p11.CKF_SERIAL_SESSION | p11.CKF_RW_SESSION)
+	if err != nil {
+		return err
+	}
+	defer t.closeSession(h)
+	t.calls.RLock()
+	defer t.calls.RUnlock()
+	old, err := t.objects(h, certificateObject(label, id))
+	if err != nil {
+		return err
+	}
+	object := append(certificateObject(label, id),
+		p11.NewAttribute(p11.CKA_CERTIFICATE_TYPE, p11.CKC_X_509), p11.NewAttribute(p11.CKA_VALUE, der),
+		p11.NewAttribute(p11.CKA_SUBJECT, c.RawSubject), p11.NewAttribute(p11.CKA_PRIVATE, false),
+	)
+	if _, err := t.m.CreateObject(h.session, object); err != nil {
+		return failed(err)
+	}
+	for _, one := range old {
+		if err := t.m.DestroyObject(h.session, one); err != nil {
+			return failed(err)
 		}
-		object := append(certificateObject(label, id),
-			p11.NewAttribute(p11.CKA_CERTIFICATE_TYPE, p11.CKC_X_509), p11.NewAttribute(p11.CKA_VALUE, der),
-			p11.NewAttribute(p11.CKA_SUBJECT, c.RawSubject), p11.NewAttribute(p11.CKA_PRIVATE, false),
-		)
-		if _, err := t.m.CreateObject(h.session, object); err != nil {
-			return struct{}{}, failed(err)
-		}
-		for _, one := range old {
-			if err := t.m.DestroyObject(h.session, one); err != nil {
-				return struct{}{}, failed(err)
-			}
-		}
-		return struct{}{}, nil
-	})
-	return err
+	}
+	return nil
 }

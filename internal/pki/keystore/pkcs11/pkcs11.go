@@ -2,8 +2,8 @@
 // smart cards, SoftHSM. A module is a C library of the maker's, so this package
 // does something only in programs that were built with the tag pkcs11 and cgo;
 // in others every function explains that (fault.BuiltWithout). Only
-// birthmark-signer links it: a module that crashes takes the key process with
-// it and nothing else.
+// birthmark-signer and birthmark-station link it: a module that crashes takes
+// that process with it and nothing else.
 //
 // Tokens are chosen by label, since slot numbers change; keys by label and id.
 // The number of sessions is bounded (package session), a call that hangs is left
