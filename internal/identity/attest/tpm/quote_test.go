@@ -225,6 +225,11 @@ func logCases() []hostile {
 			e.Digests[wire.AlgSHA256] = make([]byte, 32)
 		}),
 		withLog(fault.EventLogMismatch, "no events", func(c *tpmtest.TPM) { c.Log.Events = nil }),
+		{fault.EventLogMismatch, "untouched registers, and a log of another bank", func(t *testing.T, b *bench) error {
+			b.chip.Log.Banks = []wire.Alg{wire.AlgSHA384}
+			_, err := b.quoted(b.chip.Quote(b.ak, b.nonce, wire.AlgSHA256, measured), policyOf(t, b.released(measured...)))
+			return err
+		}},
 		withLog(fault.EventLogMismatch, "a log of another bank", func(c *tpmtest.TPM) {
 			c.Log.Banks = []wire.Alg{wire.AlgSHA384}
 			for i := range c.Log.Events {
