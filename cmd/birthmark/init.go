@@ -19,6 +19,8 @@ type initCmd struct {
 	StatusURL          string `help:"Base of the OCSP, CRL and authority addresses in certificates, for example http://pki.example.com. Without it certificates carry none." placeholder:"URL"`
 	RootPassphraseFile string `help:"File with the root key's passphrase. Without it one is made and shown once." placeholder:"FILE" type:"path"`
 	RootCertificate    string `help:"Certificate (PEM) of a root whose key is elsewhere, made in a key ceremony: the issuing authority then waits for its own." placeholder:"PEM" type:"path"`
+	RootKey            string `help:"Key of the root in birthmark-signer; left out: a new file." placeholder:"signer:NAME"`
+	IssuingKey         string `help:"Key of the issuing authority in birthmark-signer; left out: a new file." placeholder:"signer:NAME"`
 	KeyType            string `help:"Key type of the authorities." default:"p256" enum:"p256,p384,ed25519,rsa2048,rsa3072,rsa4096"`
 	JSON               bool   `help:"Print JSON."`
 }
@@ -51,6 +53,7 @@ func (c *initCmd) Run(ctx context.Context, io *streams) error {
 		PassphraseFile: f.passphrase(), StatusURL: c.StatusURL,
 	}
 	made := installation{
+		rootKey: c.RootKey, issuingKey: c.IssuingKey,
 		organization: c.Org, statusURL: strings.TrimSuffix(c.StatusURL, "/"), keyType: profile.KeyType(c.KeyType),
 	}
 	if err := c.readRoot(io, f, &made, &result); err != nil {
@@ -95,6 +98,9 @@ func (c *initCmd) readRoot(io *streams, f folder, made *installation, result *in
 			return err
 		}
 		made.rootCertificate, result.CSR = text, f.csr()
+		return nil
+	}
+	if c.RootKey != "" {
 		return nil
 	}
 	secret, err := c.rootPassphrase()

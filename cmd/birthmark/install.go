@@ -29,6 +29,8 @@ type installation struct {
 	root         keystore.Secret // passphrase of the root's key
 	// rootCertificate is of a root whose key is elsewhere; nil: one is made.
 	rootCertificate []byte
+	// rootKey and issuingKey are keys in the signer (signer:NAME); empty: new files.
+	rootKey, issuingKey string
 	operator        string // local user who becomes the first administrator
 }
 
@@ -106,7 +108,7 @@ func (n *node) makeAuthorities(ctx context.Context, actor string, i installation
 	if i.rootCertificate != nil {
 		return n.awaitIssuing(ctx, actor, i)
 	}
-	_, err := n.authority.CreateRoot(ctx, actor, authority.NewAuthority{Name: "root", KeyType: i.keyType, Secret: i.root})
+	_, err := n.authority.CreateRoot(ctx, actor, i.newAuthority("root", i.rootKey, i.root))
 	if err != nil && !fault.Has(err, fault.AuthorityExists) {
 		return err
 	}
@@ -119,7 +121,7 @@ func (n *node) makeAuthorities(ctx context.Context, actor string, i installation
 	if err != nil {
 		return err
 	}
-	_, err = session.CreateIssuing(ctx, actor, authority.NewAuthority{Name: "issuing", KeyType: i.keyType, Secret: secret})
+	_, err = session.CreateIssuing(ctx, actor, i.newAuthority("issuing", i.issuingKey, secret))
 	if err != nil && !fault.Has(err, fault.AuthorityExists) {
 		return err
 	}
@@ -127,6 +129,15 @@ func (n *node) makeAuthorities(ctx context.Context, actor string, i installation
 		return err
 	}
 	return n.status.SignRootCRL(ctx, actor, session)
+}
+
+// newAuthority is an authority with a new file as its key, or one in the signer,
+// whose type is what it is.
+func (i *installation) newAuthority(name, key string, secret keystore.Secret) authority.NewAuthority {
+	if key != "" {
+		return authority.NewAuthority{Name: name, KeyURI: key}
+	}
+	return authority.NewAuthority{Name: name, KeyType: i.keyType, Secret: secret}
 }
 
 // awaitIssuing takes in a root whose key is elsewhere, makes the issuing
@@ -140,7 +151,7 @@ func (n *node) awaitIssuing(ctx context.Context, actor string, i installation) e
 	if err != nil {
 		return err
 	}
-	csr, err := n.authority.RequestIssuing(ctx, actor, authority.NewAuthority{Name: "issuing", KeyType: i.keyType, Secret: secret})
+	csr, err := n.authority.RequestIssuing(ctx, actor, i.newAuthority("issuing", i.issuingKey, secret))
 	if err != nil {
 		return err
 	}
