@@ -31,7 +31,7 @@ type installation struct {
 	rootCertificate []byte
 	// rootKey and issuingKey are keys in the signer (signer:NAME); empty: new files.
 	rootKey, issuingKey string
-	operator        string // local user who becomes the first administrator
+	operator            string // local user who becomes the first administrator
 }
 
 // wrapSuffix is what a label's name ends in whose replies are broken into lines
