@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/web/rest"
@@ -21,6 +22,9 @@ type authorityCmd struct {
 	Retire authorityRetireCmd `cmd:"" help:"Retire an authority: it issues no more, its status goes on."`
 	Revoke authorityRevokeCmd `cmd:"" help:"Revoke an issuing authority with the root's key."`
 	CRL    authorityCRLCmd    `cmd:"" name:"crl" help:"Sign the root's CRL and renew its OCSP responder."`
+
+	CSR       authorityCSRCmd       `cmd:"" name:"csr" help:"Make an issuing authority's key and print the request for a root elsewhere."`
+	ImportCRL authorityImportCRLCmd `cmd:"" name:"import-crl" help:"Publish the CRL that a root elsewhere has signed."`
 }
 
 type authorityListCmd struct {
@@ -47,7 +51,7 @@ type authorityShowCmd struct {
 func printAuthority(io *streams, done string) func(*rest.Authority) error {
 	return func(a *rest.Authority) error {
 		fmt.Fprintf(io.out, "%s%s: %s, %s, %s\n", done, a.Name, a.Kind, a.State, a.Subject)
-		return nil
+		return printHardware(io, a.Hardware)
 	}
 }
 
@@ -94,19 +98,46 @@ func (c *authorityBundleCmd) Run(ctx context.Context, io *streams) error {
 	})
 }
 
+// hsmFlags say for the record what holds an authority's key.
+type hsmFlags struct {
+	HSMModel       string `name:"hsm-model" help:"Maker and model of the HSM that holds the key, for the record."`
+	HSMCertificate string `name:"hsm-certificate" help:"Number of the HSM's validation, for example \"FIPS 140-3 #4718\"."`
+	HSMLevel       string `name:"hsm-level" help:"Level of that validation, for example 3 or EAL4+."`
+}
+
+// hardware is nil when nothing is said.
+func (f *hsmFlags) hardware() *rest.Hardware {
+	if *f == (hsmFlags{}) {
+		return nil
+	}
+	return &rest.Hardware{Model: f.HSMModel, Certificate: f.HSMCertificate, Level: f.HSMLevel}
+}
+
+func printHardware(io *streams, h *rest.Hardware) error {
+	if h == nil {
+		return nil
+	}
+	return printFields(io.out, [][2]string{{"hsm", h.Model}, {"validation", h.Certificate}, {"level", h.Level}})
+}
+
 // rootFlags are what an act of a root needs.
 type rootFlags struct {
 	Root               string `help:"Name of the root." default:"root"`
-	RootPassphraseFile string `help:"File with the passphrase of the root's key (- for standard input)." required:"" placeholder:"FILE"`
+	RootPassphraseFile string `help:"File with the passphrase of the root's key (- for standard input); a root in the signer needs none." placeholder:"FILE"`
 }
 
 // body starts a request with the root's passphrase.
 func (f *rootFlags) body(io *streams) (map[string]any, error) {
+	in := map[string]any{"root": f.Root}
+	if f.RootPassphraseFile == "" {
+		return in, nil
+	}
 	text, err := fileText(io, f.RootPassphraseFile)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"root": f.Root, "root_passphrase": string(bytes.TrimRight(text, "\r\n"))}, nil
+	in["root_passphrase"] = string(bytes.TrimRight(text, "\r\n"))
+	return in, nil
 }
 
 type authorityCreateCmd struct {
@@ -114,8 +145,10 @@ type authorityCreateCmd struct {
 	rootFlags  `embed:""`
 	Name       string `help:"Name of the new authority." required:""`
 	CommonName string `help:"Common name in its certificate."`
-	KeyType    string `help:"Key type." default:"p256"`
+	KeyType    string `help:"Key type; left out: p256, or what the signer's key is."`
+	Key        string `help:"Key that birthmark-signer holds; left out: a new file in the data folder." placeholder:"signer:NAME"`
 	CRLShards  int    `name:"crl-shards" help:"Number of CRL shards." default:"1"`
+	hsmFlags   `embed:""`
 }
 
 // Run makes an issuing authority.
@@ -124,8 +157,22 @@ func (c *authorityCreateCmd) Run(ctx context.Context, io *streams) error {
 	if err != nil {
 		return err
 	}
-	in["name"], in["common_name"], in["key_type"], in["crl_shards"] = c.Name, c.CommonName, c.KeyType, c.CRLShards
-	return call(ctx, &c.remote, io, http.MethodPost, "/authorities", in, printAuthority(io, "Made "))
+	in["name"], in["common_name"], in["key_type"], in["key"], in["crl_shards"] = c.Name, c.CommonName, c.KeyType, c.Key, c.CRLShards
+	if h := c.hardware(); h != nil {
+		in["hardware"] = h
+	}
+	return call(ctx, &c.remote, io, http.MethodPost, "/authorities", in, func(a *rest.Authority) error {
+		if err := printAuthority(io, "Made ")(a); err != nil || c.Key == "" {
+			return err
+		}
+		name := strings.TrimPrefix(c.Key, "signer:")
+		_, err := fmt.Fprintf(io.out, `
+The signer signs for it once the key is bound to this certificate:
+  birthmark authority bundle --name %s > %[1]s.pem
+  birthmark-signer key bind %s --certificate %[1]s.pem
+`, c.Name, name)
+		return err
+	})
 }
 
 type authoritySignCmd struct {
@@ -134,6 +181,7 @@ type authoritySignCmd struct {
 	Name       string `help:"Name of the authority." required:""`
 	CommonName string `help:"Common name in its certificate."`
 	CSR        string `name:"csr" help:"PKCS #10 file (PEM or base64)." required:"" placeholder:"FILE"`
+	hsmFlags   `embed:""`
 }
 
 // Run signs an authority's request and prints its certificate.
@@ -147,6 +195,9 @@ func (c *authoritySignCmd) Run(ctx context.Context, io *streams) error {
 		return err
 	}
 	in["name"], in["common_name"], in["csr"] = c.Name, c.CommonName, string(csr)
+	if h := c.hardware(); h != nil {
+		in["hardware"] = h
+	}
 	return call(ctx, &c.remote, io, http.MethodPost, "/authorities", in, func(a *rest.Authority) error {
 		_, err := fmt.Fprint(io.out, a.PEM)
 		return err
@@ -158,6 +209,7 @@ type authorityImportCmd struct {
 	Name        string `help:"Name it gets here." required:""`
 	Certificate string `help:"PEM file with its certificate." required:"" placeholder:"PEM"`
 	Key         string `help:"PEM file with its key (PKCS #8, unencrypted). Without it the authority only vouches for what devices present." placeholder:"PEM"`
+	hsmFlags    `embed:""`
 }
 
 // Run imports an authority.
@@ -166,7 +218,10 @@ func (c *authorityImportCmd) Run(ctx context.Context, io *streams) error {
 	if err != nil {
 		return err
 	}
-	in := map[string]string{"name": c.Name, "certificate": string(certificate)}
+	in := map[string]any{"name": c.Name, "certificate": string(certificate)}
+	if h := c.hardware(); h != nil {
+		in["hardware"] = h
+	}
 	if c.Key != "" {
 		key, err := fileText(io, c.Key)
 		if err != nil {

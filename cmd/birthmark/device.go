@@ -192,7 +192,16 @@ func (d *shownDevice) print(io *streams) error {
 	for i := range d.Certificates {
 		rows[i] = certificateRow(&d.Certificates[i])
 	}
-	return printTable(io.out, certificateHeader, rows)
+	if err := printTable(io.out, certificateHeader, rows); err != nil {
+		return err
+	}
+	if len(d.Evidence) > 0 {
+		fmt.Fprintln(io.out, "\nProven of the hardware:")
+	}
+	for i := range d.Evidence {
+		printProof(io, &d.Evidence[i])
+	}
+	return nil
 }
 
 type deviceLabelCmd struct {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/attest"
+	"github.com/birthmark/birthmark/internal/identity/attest/tpm"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
 	"github.com/birthmark/birthmark/internal/identity/factory"
@@ -30,6 +32,7 @@ type line struct {
 	keys       *keypool.Pool
 	guard      *egress.Guard
 	webhooks   *webhook.Deliverer
+	attest     *attest.Service
 }
 
 // openLine wires the factory and the one road to a certificate, which asks it.
@@ -76,6 +79,12 @@ func (n *node) openLine(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	l.attest, err = attest.New(attest.Config{
+		Store: n.store, Products: n.store, ParseRoots: tpm.ParseRoots, CheckPolicy: checkPolicy, Now: time.Now, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
 	if l.keys, err = n.keyPool(ctx); err != nil {
 		return err
 	}
@@ -83,7 +92,14 @@ func (n *node) openLine(ctx context.Context) (err error) {
 	n.enroller, err = enroll.New(enroll.Config{
 		Devices: n.store, Authorities: n.authority, Approvals: n.store, MayIssue: n.mayIssue, Now: time.Now, Logger: n.log,
 		Line: &enroll.Line{Store: n.store, Planes: planes, Keys: l.keys, Alarms: alarms{l.factory}, Status: n.status, Random: rand.Reader, Packages: l.statements},
+		Attest: &enroll.Attest{Store: n.store, Chips: n.store, Random: rand.Reader},
 	})
+	return err
+}
+
+// checkPolicy reads a firmware policy and forgets it.
+func checkPolicy(content []byte) error {
+	_, err := tpm.ParsePolicy(content)
 	return err
 }
 
@@ -129,7 +145,7 @@ func (n *node) sealer(ctx context.Context) (factory.Sealer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return factory.NewSealer([32]byte(raw), rand.Reader)
+	return factory.NewSealer([32]byte(raw))
 }
 
 // close writes what is pending and gives everything back.

@@ -33,6 +33,8 @@ type cli struct {
 	KPI         kpiCmd         `cmd:"" name:"kpi" help:"Yield, rates, times and causes of failures."`
 	Alarm       alarmCmd       `cmd:"" help:"What a person must look at."`
 	Webhook     webhookCmd     `cmd:"" help:"Where events are sent."`
+	TPM         tpmCmd         `cmd:"" name:"tpm" help:"TPMs: whose are genuine, which firmware is accepted."`
+	Evidence    evidenceCmd    `cmd:"" help:"What hardware proved, and what it can prove."`
 	Device      deviceCmd      `cmd:"" help:"Devices."`
 	Certificate certificateCmd `cmd:"" help:"Certificates: list, revoke, verify and lint."`
 	Approval    approvalCmd    `cmd:"" help:"Acts that wait for a second operator."`

@@ -81,6 +81,7 @@ func (o *shownOrder) terms() [][2]string {
 		{"reference", o.ExternalRef},
 		{"stations", cmp.Or(strings.Join(o.Stations, ", "), "none assigned")},
 		{"chip types", strings.Join(o.ChipTypes, ", ")},
+		{"evidence", o.Evidence},
 		{"serials", serials},
 		{"takt", takt},
 		{"times", times.String()},

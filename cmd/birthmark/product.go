@@ -22,7 +22,7 @@ type productFields struct {
 	Description   string   `help:"Description."`
 	PartNumber    []string `help:"Part numbers."`
 	Profile       []string `help:"Profiles under which its devices may enroll; the first is the default (default: ldevid-cloud, idevid)."`
-	LeastEvidence string   `help:"Least evidence that is accepted: none, or chip where the chip of a unit must prove itself."`
+	LeastEvidence string   `help:"Least level of evidence that is accepted: none, listed, chip, tpm, tpm-genuine, tpm-listed or tpm-firmware; see birthmark evidence table."`
 	ChipType      []string `help:"Chips it may be built with, as manifests name them; several where there is a second source."`
 	KeyModel      string   `help:"How the key of the initial identity gets into a unit: on-device, pre-provisioned, adopted or injected; left out: not made at stations." enum:",on-device,pre-provisioned,adopted,injected" default:""`
 	IDevIDProfile string   `name:"idevid-profile" help:"Profile of the initial identity that stations ask for."`
@@ -69,8 +69,8 @@ type productListCmd struct {
 
 // Run lists products.
 func (c *productListCmd) Run(ctx context.Context, io *streams) error {
-	return listAll(ctx, &c.remote, io, "/products", url.Values{}, 0, []string{"NAME", "PROFILES", "DESCRIPTION", "KEYS", "CHIPS"},
+	return listAll(ctx, &c.remote, io, "/products", url.Values{}, 0, []string{"NAME", "PROFILES", "DESCRIPTION", "KEYS", "EVIDENCE", "CHIPS"},
 		func(p *rest.Product) []string {
-			return []string{p.Name, strings.Join(p.Profiles, ","), p.Description, p.KeyModel, strings.Join(p.ChipTypes, ",")}
+			return []string{p.Name, strings.Join(p.Profiles, ","), p.Description, p.KeyModel, p.LeastEvidence, strings.Join(p.ChipTypes, ",")}
 		})
 }

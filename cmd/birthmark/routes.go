@@ -40,6 +40,11 @@ func (s *service) deviceRoutes() []server.Route {
 			Method: o.Method, Path: o.Path, Action: o.Action, MaxBody: o.MaxBody, Stream: o.Stream, Handler: o.Handler,
 		})
 	}
+	for _, o := range s.attest.Operations() {
+		routes = append(routes, server.Route{
+			Method: o.Method, Path: o.Path, Action: o.Action, MaxBody: o.MaxBody, Stream: o.Stream, Handler: o.Handler,
+		})
+	}
 	return routes
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/status"
 	"github.com/birthmark/birthmark/internal/outbound/webhook"
 	"github.com/birthmark/birthmark/internal/pki/profile"
+	"github.com/birthmark/birthmark/internal/protocol/attest"
 	"github.com/birthmark/birthmark/internal/protocol/station"
 	"github.com/birthmark/birthmark/internal/web/server"
 )
@@ -70,6 +71,7 @@ type service struct {
 	metrics  *server.Metrics
 	ready    atomic.Bool
 	stations *station.Handlers
+	attest   *attest.Handlers
 
 	device  server.Certificate
 	console server.Certificate
@@ -106,6 +108,9 @@ func (n *node) serve(ctx context.Context, started func(addresses)) error {
 		return err
 	}
 	if err := s.openStations(); err != nil {
+		return err
+	}
+	if err := s.openAttest(); err != nil {
 		return err
 	}
 	if err := s.renewServerCertificates(ctx); err != nil {
@@ -213,6 +218,30 @@ func (s *service) openStations() (err error) {
 	}
 	s.stations, err = s.node.stationHandlers(func(c fault.Code) { refusals.WithLabelValues(c.String()).Inc() })
 	return err
+}
+
+// openAttest makes the operations of devices with a TPM, and counts refused
+// evidence as the record tells of it, of stations too and whichever node refused.
+func (s *service) openAttest() (err error) {
+	if s.attest, err = attest.New(attest.Config{Enroller: s.node.enroller, Logger: s.node.log}); err != nil {
+		return err
+	}
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "birthmark_evidence_refused_total", Help: "Evidence of hardware that was refused since this node began, on all nodes, by code.",
+	}, []string{"code"})
+	if err := s.registry.Register(refused); err != nil {
+		return err
+	}
+	class := ledger.ClassOf(ledger.EvidenceRefused)
+	s.node.feed.Subscribe(class, func(_ context.Context, b ledger.Batch) error {
+		for _, p := range b.Each(class) {
+			if e, ok := p.Body.(*ledger.RefusedEvidence); ok {
+				refused.WithLabelValues(e.Code).Inc()
+			}
+		}
+		return nil
+	})
+	return nil
 }
 
 // listen opens all sockets before anything is served, so that a taken address
@@ -354,6 +383,7 @@ func (s *service) jobs() []func(context.Context) error {
 		n.line.webhooks.Run,
 		func(ctx context.Context) error { return every(ctx, 5*time.Second, n.saveClock) },
 		func(ctx context.Context) error { return every(ctx, time.Hour, s.renew) },
+		func(ctx context.Context) error { return every(ctx, 5*time.Minute, n.pruneTickets) },
 	}
 }
 
@@ -377,6 +407,13 @@ func (n *node) saveClock(ctx context.Context) {
 	}
 	if err := n.clock.Save(ctx); err != nil {
 		n.log.Warn("the clock's mark could not be saved", "error", err)
+	}
+}
+
+// pruneTickets forgets challenges that nobody can answer any more.
+func (n *node) pruneTickets(ctx context.Context) {
+	if err := n.line.attest.Prune(ctx); err != nil {
+		n.log.Warn("spent challenges could not be forgotten", "error", err)
 	}
 }
 

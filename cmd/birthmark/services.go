@@ -28,7 +28,7 @@ func (n *node) apiRoutes(local bool) ([]server.Route, error) {
 	a, err := rest.New(rest.Config{
 		Register: n.register, Devices: n.store, Authority: n.authority, Access: n.access,
 		Status: statusAPI{n.status}, Ledger: ledgerAPI{n}, System: systemAPI{n}, Version: version,
-		Factory: n.line.factory, Batches: station.NewBatches(stations, n.line.statements), MayReach: n.line.guard.Check,
+		Factory: n.line.factory, Attest: n.line.attest, Batches: station.NewBatches(stations, n.line.statements), MayReach: n.line.guard.Check,
 		Spool: string(n.folder),
 	})
 	if err != nil {
@@ -190,15 +190,22 @@ func (s systemAPI) SignRootCRL(ctx context.Context, c *access.Caller, session *a
 
 // ImportAuthority imports an authority that exists already, with or without its
 // key.
-func (s systemAPI) ImportAuthority(ctx context.Context, c *access.Caller, name string, certificate, key []byte) error {
-	secret, err := s.node.secret("file:" + name)
-	if err != nil {
+func (s systemAPI) ImportAuthority(ctx context.Context, c *access.Caller, e authority.Existing) (err error) {
+	if e.Secret, err = s.node.secret("file:" + e.Name); err != nil {
 		return fault.Wrap(fault.KeyUnavailable, err)
 	}
-	if _, err := s.node.authority.Import(ctx, c.Name, authority.Existing{Name: name, Certificate: certificate, Key: key, Secret: secret}); err != nil {
+	if _, err := s.node.authority.Import(ctx, c.Name, e); err != nil {
 		return err
 	}
-	return s.node.writeAnchors(ctx)
+	return s.node.completed(ctx, c.Name)
+}
+
+// ImportCRL publishes a list that a root elsewhere has signed.
+func (s systemAPI) ImportCRL(ctx context.Context, c *access.Caller, name string, der []byte) error {
+	if err := s.node.status.ImportCRL(ctx, c.Name, name, der); err != nil {
+		return err
+	}
+	return s.node.writeAnchors(ctx) // the list may have revoked an authority
 }
 
 // checkpoint serves the newest signed checkpoint.

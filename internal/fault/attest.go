@@ -44,6 +44,7 @@ const (
 	RootsUnknown      Code = 9073
 	PolicyInvalid     Code = 9074
 	PolicyUnknown     Code = 9075
+	TPMUnknown        Code = 9076
 	TPMUnreachable    Code = 9080
 	TPMFailed         Code = 9081
 	TPMHandle         Code = 9082
@@ -116,6 +117,7 @@ var attestEntries = []Entry{
 	{RootsUnknown, NotFound, "there is no such bundle of TPM makers' roots", "list the bundles and check the name"},
 	{PolicyInvalid, Invalid, "the TPM policy is not acceptable", "correct what the detail names"},
 	{PolicyUnknown, NotFound, "the product has no TPM policy", "set one, or check the product's name"},
+	{TPMUnknown, NotFound, "the device has shown no TPM yet", "enroll the device through its TPM first"},
 	{TPMUnreachable, Unavailable, "the TPM cannot be reached", "check the device file or socket and the rights to it"},
 	{TPMFailed, Unavailable, "the TPM refused a command", "see the detail; birthmark-agent doctor says more"},
 	{TPMHandle, Conflict, "the TPM's handle holds another key", "name another handle, or remove the key there after making sure that nothing uses it"},

@@ -56,7 +56,6 @@ func (p *Program) Run(ctx context.Context, args []string) (code int) {
 		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(p.Out, p.Err), kong.Exit(func(code int) { panic(exit{code}) }),
 		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(p.Bind...),
-		kong.DefaultEnvars(""),
 	)
 	if err != nil {
 		fmt.Fprintf(p.Err, "%s: %v\n", p.Name, err)

@@ -27,6 +27,22 @@ type Authority struct {
 	NotAfter  *time.Time `json:"not_after,omitempty"`
 	CRLShards int        `json:"crl_shards"`
 	PEM       string     `json:"pem,omitempty"`
+	Hardware  *Hardware  `json:"hardware,omitempty" doc:"What holds the key, as an operator declared it; absent: a file"`
+}
+
+// Hardware is an HSM for the record.
+type Hardware struct {
+	Model       string `json:"model" minLength:"1" maxLength:"128" doc:"Maker and model"`
+	Certificate string `json:"certificate,omitempty" maxLength:"128" doc:"Number of its validation, such as FIPS 140-3 #4718"`
+	Level       string `json:"level,omitempty" maxLength:"128" doc:"Level of its validation, such as 3 or EAL4+"`
+}
+
+// row is what is kept; nil is nothing.
+func (h *Hardware) row() authority.Hardware {
+	if h == nil {
+		return authority.Hardware{}
+	}
+	return authority.Hardware(*h)
 }
 
 func (a *API) authorities() {
@@ -37,11 +53,16 @@ func (a *API) authorities() {
 	add(a, op{method: http.MethodPost, path: "/authorities/{name}/revocation", action: access.AuthorityManage, summary: "Revoke an issuing authority with the root's key", everywhere: true, localOnly: true}, a.revokeAuthority)
 	add(a, op{method: http.MethodPost, path: "/authorities/{name}/crl", action: access.AuthorityManage, summary: "Sign a root's CRL and renew its responder", everywhere: true, localOnly: true}, a.signRootCRL)
 	add(a, op{method: http.MethodPost, path: "/authorities/import", action: access.AuthorityManage, summary: "Import an authority that exists already", everywhere: true, status: http.StatusCreated}, a.importAuthority)
+	a.rootsElsewhere()
 }
 
 func showAuthority(plane *authority.Snapshot, m *authority.Member) Authority {
 	out := Authority{
 		Name: m.Name, Kind: string(m.Kind), State: m.State.String(), Key: m.KeyURI, KeyReady: m.Issuer != nil, CRLShards: m.CRLShards,
+	}
+	if m.Hardware != (authority.Hardware{}) {
+		h := Hardware(m.Hardware)
+		out.Hardware = &h
 	}
 	if parent, ok := plane.AuthorityByID(m.Parent); ok {
 		out.Parent = parent.Name
@@ -97,7 +118,7 @@ func (a *API) retireAuthority(ctx context.Context, c *access.Caller, in *NamePat
 // RootAct is what every act of a root needs.
 type RootAct struct {
 	Root           string `json:"root" default:"root" doc:"Name of the root"`
-	RootPassphrase string `json:"root_passphrase" minLength:"1" doc:"Passphrase of the root's key; used for this act and dropped"`
+	RootPassphrase string `json:"root_passphrase,omitempty" doc:"Passphrase of the root's key, used for this act and dropped; a key in the signer needs none"`
 }
 
 // session opens the root for one act.
@@ -108,11 +129,13 @@ func (a *API) session(ctx context.Context, r RootAct) (*authority.RootSession, e
 func (a *API) createAuthority(ctx context.Context, c *access.Caller, in *struct {
 	Body struct {
 		RootAct
-		Name       string `json:"name" minLength:"1" maxLength:"40"`
-		CommonName string `json:"common_name,omitempty" maxLength:"64"`
-		KeyType    string `json:"key_type,omitempty"`
-		CRLShards  int    `json:"crl_shards,omitempty" minimum:"0" maximum:"256"`
-		CSR        string `json:"csr,omitempty" doc:"PEM or base64 PKCS #10 of an authority whose key is elsewhere"`
+		Name       string    `json:"name" minLength:"1" maxLength:"40"`
+		CommonName string    `json:"common_name,omitempty" maxLength:"64"`
+		KeyType    string    `json:"key_type,omitempty" doc:"Absent: p256, or what the signer's key is"`
+		Key        string    `json:"key,omitempty" maxLength:"128" doc:"signer:NAME of a key that birthmark-signer has; absent: a new file"`
+		CRLShards  int       `json:"crl_shards,omitempty" minimum:"0" maximum:"256"`
+		CSR        string    `json:"csr,omitempty" doc:"PEM or base64 PKCS #10 of an authority whose key is elsewhere"`
+		Hardware   *Hardware `json:"hardware,omitempty" doc:"What holds the key, for the record"`
 	}
 },
 ) (*one[Authority], error) {
@@ -122,7 +145,7 @@ func (a *API) createAuthority(ctx context.Context, c *access.Caller, in *struct 
 		return nil, err
 	}
 	defer session.Close()
-	n := authority.NewAuthority{Name: b.Name, CommonName: b.CommonName, KeyType: profile.KeyType(b.KeyType), CRLShards: b.CRLShards}
+	n := authority.NewAuthority{Name: b.Name, CommonName: b.CommonName, KeyType: profile.KeyType(b.KeyType), KeyURI: b.Key, CRLShards: b.CRLShards, Hardware: b.Hardware.row()}
 	if b.CSR != "" {
 		csr, err := decodeRequest(b.CSR)
 		if err != nil {
@@ -133,8 +156,10 @@ func (a *API) createAuthority(ctx context.Context, c *access.Caller, in *struct 
 		}
 		return a.answerAuthority(ctx, b.Name)
 	}
-	if n.Secret, err = a.cfg.System.KeySecret("file:" + b.Name); err != nil {
-		return nil, fault.Wrap(fault.KeyUnavailable, err)
+	if b.Key == "" {
+		if n.Secret, err = a.cfg.System.KeySecret("file:" + b.Name); err != nil {
+			return nil, fault.Wrap(fault.KeyUnavailable, err)
+		}
 	}
 	if _, err := session.CreateIssuing(ctx, c.Name, n); err != nil {
 		return nil, err
@@ -177,13 +202,18 @@ func (a *API) signRootCRL(ctx context.Context, c *access.Caller, in *rootActOn) 
 
 func (a *API) importAuthority(ctx context.Context, c *access.Caller, in *struct {
 	Body struct {
-		Name        string `json:"name" minLength:"1" maxLength:"40"`
-		Certificate string `json:"certificate" doc:"PEM"`
-		Key         string `json:"key,omitempty" doc:"PEM PKCS #8; without it the authority only vouches for certificates that devices present"`
+		Name        string    `json:"name" minLength:"1" maxLength:"40"`
+		Certificate string    `json:"certificate" doc:"PEM"`
+		Key         string    `json:"key,omitempty" doc:"PEM PKCS #8; without it the authority only vouches for certificates that devices present"`
+		Hardware    *Hardware `json:"hardware,omitempty" doc:"What holds the key, for the record"`
 	}
 },
 ) (*one[Authority], error) {
-	if err := a.cfg.System.ImportAuthority(ctx, c, in.Body.Name, []byte(in.Body.Certificate), []byte(in.Body.Key)); err != nil {
+	e := authority.Existing{Name: in.Body.Name, Certificate: []byte(in.Body.Certificate), Hardware: in.Body.Hardware.row()}
+	if in.Body.Key != "" {
+		e.Key = []byte(in.Body.Key)
+	}
+	if err := a.cfg.System.ImportAuthority(ctx, c, e); err != nil {
 		return nil, err
 	}
 	return a.answerAuthority(ctx, in.Body.Name)

@@ -21,6 +21,7 @@ type Device struct {
 	Version      int64             `json:"version"`
 	OneTime      string            `json:"one_time_secret" enum:"none,ready,spent"`
 	Credentials  map[string]string `json:"credentials,omitempty" doc:"Certificate serial of the newest credential of each slot"`
+	Evidence     []Proof           `json:"evidence,omitempty" doc:"What was proven of the hardware for each of them; not in lists"`
 	RegisteredAt time.Time         `json:"registered_at"`
 	ChangedAt    time.Time         `json:"changed_at"`
 }
@@ -130,15 +131,16 @@ func (a *API) answerDevice(ctx context.Context, c *access.Caller, d *device.Devi
 		return nil, err
 	}
 	out := names.device(d)
-	for slot, id := range d.Current {
-		credential, err := a.cfg.Devices.Credential(ctx, c.Scope, id)
-		if err != nil {
-			return nil, err
-		}
+	current, err := a.currentEvidence(ctx, c, d)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range current {
 		if out.Credentials == nil {
 			out.Credentials = map[string]string{}
 		}
-		out.Credentials[string(slot)] = hexSerial(credential.CertSerial)
+		out.Credentials[e.Slot] = e.Certificate
+		out.Evidence = append(out.Evidence, e.Proof)
 	}
 	return &one[Device]{out}, nil
 }

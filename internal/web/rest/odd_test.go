@@ -81,8 +81,9 @@ func TestOddValues(t *testing.T) {
 			`{"devices":[{"serial":"ODD","product":"sensor","region":`+v+`,"labels":{`+v+`:`+v+`}}]}`,
 			`{"labels":{`+v+`:`+v+`}}`, `{"state":`+v+`}`, `{"reason":`+v+`}`, `{"name":`+v+`,"profiles":[`+v+`],"description":`+v+`,"part_numbers":[`+v+`]}`,
 			`{"text":`+v+`}`, `{"name":`+v+`,"profile":`+v+`,"purpose":`+v+`}`, `{"name":`+v+`,"actions":[`+v+`],"products":[`+v+`],"days":1}`,
-			`{"name":`+v+`,"roles":[`+v+`],"products":[`+v+`]}`, `{"approve":true,"reason":`+v+`}`, `{"checkpoint":`+v+`}`,
-			`{"root":`+v+`,"root_passphrase":`+v+`,"name":`+v+`,"csr":`+v+`,"key_type":`+v+`}`,
+			`{"name":`+v+`,"roles":[`+v+`],"products":[`+v+`]}`, `{"approve":true,"reason":`+v+`}`, `{"policy":`+v+`}`, `{"bundle":`+v+`,"signer":`+v+`}`,
+			`{"bundle":`+v+`,"signer":"`+strings.Repeat("0", 64)+`"}`, `{"checkpoint":`+v+`}`,
+			`{"root":`+v+`,"root_passphrase":`+v+`,"name":`+v+`,"csr":`+v+`,"key_type":`+v+`,"key":`+v+`,"hardware":{"model":`+v+`}}`,
 		)
 	}
 	for _, row := range w.api.Rows() {

@@ -41,6 +41,7 @@ type Order struct {
 	OrderTerms
 	State     string     `json:"state" enum:"planned,open,closed,canceled"`
 	Frozen    bool       `json:"frozen,omitempty" doc:"Since a backup was restored; opening ends it"`
+	Evidence  string     `json:"evidence" doc:"Level of evidence that units have to reach, of product and profile together"`
 	Issued    int64      `json:"issued" doc:"Units ever issued"`
 	Live      int64      `json:"live" doc:"Issued and not ended"`
 	Confirmed int64      `json:"confirmed"`
@@ -120,7 +121,7 @@ func showOrder(names *factory.Names, o *factory.Order) Order {
 			ChipTypes: o.ChipTypes, SerialFrom: o.SerialFrom, SerialTo: o.SerialTo, ExternalRef: o.ExternalRef,
 			TaktSeconds: o.Takt.Seconds(), GraceHours: o.Grace.Hours(),
 		},
-		State: o.State.String(), Frozen: o.Frozen, Issued: o.Counts.Issued, Live: o.Counts.Live, Confirmed: o.Counts.Confirmed,
+		State: o.State.String(), Frozen: o.Frozen, Evidence: names.Evidence(o.Product), Issued: o.Counts.Issued, Live: o.Counts.Live, Confirmed: o.Counts.Confirmed,
 		Scrapped: o.Counts.Scrapped, Shipped: o.Counts.Shipped, Activated: o.Counts.Activated, Left: o.Left(),
 		CreatedAt: o.CreatedAt, OpenedAt: unlessZero(o.OpenedAt), ClosedAt: unlessZero(o.ClosedAt),
 	}

@@ -18,7 +18,7 @@ type Product struct {
 	Description   string    `json:"description,omitempty" maxLength:"500"`
 	PartNumbers   []string  `json:"part_numbers,omitempty" maxItems:"64"`
 	Profiles      []string  `json:"profiles,omitempty" maxItems:"64" doc:"Profiles under which its devices may enroll; the first is the default"`
-	LeastEvidence string    `json:"least_evidence,omitempty" doc:"none, or chip: the chip of a unit must prove itself"`
+	LeastEvidence string    `json:"least_evidence,omitempty" maxLength:"32" doc:"Least level of evidence: none, listed, chip, tpm, tpm-genuine, tpm-listed, tpm-firmware; see /evidence/kinds"`
 	ChipTypes     []string  `json:"chip_types,omitempty" maxItems:"32" doc:"Chips it may be built with, as manifests name them"`
 	KeyModel      string    `json:"key_model,omitempty" enum:"on-device,pre-provisioned,adopted,injected" doc:"How the key of the initial identity gets into a unit; absent: not made at stations"`
 	IDevIDProfile string    `json:"idevid_profile,omitempty" maxLength:"64" doc:"Profile of the initial identity that stations ask for"`

@@ -24,6 +24,7 @@ import (
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
@@ -46,6 +47,7 @@ type Config struct {
 	Ledger    Ledger
 	System    System
 	Factory   *factory.Service
+	Attest    *attest.Service
 	Batches   Batches
 	// MayReach says why the server sends nothing to a URL; nil if it does.
 	MayReach func(url string) error
@@ -80,7 +82,7 @@ type Row struct {
 // New returns the API over these services.
 func New(c Config) (*API, error) {
 	if c.Register == nil || c.Devices == nil || c.Authority == nil || c.Access == nil || c.Status == nil || c.Ledger == nil || c.System == nil ||
-		c.Factory == nil || c.Batches == nil || c.MayReach == nil {
+		c.Factory == nil || c.Attest == nil || c.Batches == nil || c.MayReach == nil {
 		return nil, errors.New("rest: every field of Config is required")
 	}
 	renderFaults()
@@ -117,6 +119,8 @@ func New(c Config) (*API, error) {
 	a.alarms()
 	a.kpis()
 	a.webhooks()
+	a.tpms()
+	a.evidence()
 	return a, nil
 }
 

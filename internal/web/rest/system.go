@@ -38,7 +38,11 @@ type System interface {
 	KeySecret(uri string) (keystore.Secret, error)
 	RevokeAuthority(ctx context.Context, c *access.Caller, s *authority.RootSession, name, reason string) error
 	SignRootCRL(ctx context.Context, c *access.Caller, s *authority.RootSession) error
-	ImportAuthority(ctx context.Context, c *access.Caller, name string, certificate, key []byte) error
+	// ImportAuthority imports an authority that exists already; the server adds
+	// the passphrase under which its key is kept.
+	ImportAuthority(ctx context.Context, c *access.Caller, e authority.Existing) error
+	// ImportCRL publishes a CRL (DER) of a root whose key is elsewhere.
+	ImportCRL(ctx context.Context, c *access.Caller, name string, der []byte) error
 }
 
 // LedgerState is how far the ledger is.

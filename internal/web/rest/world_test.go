@@ -49,7 +49,7 @@ func newWorld(t testing.TB) *world {
 	w.api, err = rest.New(rest.Config{
 		Register: w.Register, Devices: w.Store, Authority: w.Authority, Access: w.Access, Status: statusAPI{w.Status},
 		Ledger: ledgerAPI{}, System: w.system, Version: "test", Now: w.Now,
-		Factory: w.Factory, Batches: batches{}, MayReach: mayReach, Spool: t.TempDir(),
+		Factory: w.Factory, Attest: w.Attest, Batches: batches{}, MayReach: mayReach, Spool: t.TempDir(),
 	})
 	must(t, err)
 	must(t, w.Access.Bootstrap(t.Context(), "alice"))
@@ -178,8 +178,12 @@ func (s *system) SignRootCRL(ctx context.Context, c *access.Caller, session *aut
 	return s.world.Status.SignRootCRL(ctx, c.Name, session)
 }
 
-func (s *system) ImportAuthority(context.Context, *access.Caller, string, []byte, []byte) error {
+func (s *system) ImportAuthority(context.Context, *access.Caller, authority.Existing) error {
 	return errors.New("disk17: the key of the mint")
+}
+
+func (s *system) ImportCRL(ctx context.Context, c *access.Caller, name string, der []byte) error {
+	return s.world.Status.ImportCRL(ctx, c.Name, name, der)
 }
 
 // enrolled SERIAL: ${SERIAL} is its certificate's serial.

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/attest"
+	"github.com/birthmark/birthmark/internal/identity/attest/tpm"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
@@ -38,6 +40,7 @@ type Store interface {
 	status.Store
 	ledger.Store
 	factory.Store
+	attest.Store
 	// Changed is closed when something is committed.
 	Changed() <-chan struct{}
 }
@@ -55,6 +58,7 @@ type World struct {
 	Status    *status.Service
 	Enroller  *enroll.Enroller
 	Factory   *factory.Service
+	Attest    *attest.Service
 	// Statements signs nonce blocks and replies to batches.
 	Statements *statement.Signer
 	Operator   *access.Caller // may do everything
@@ -130,11 +134,16 @@ func (w *World) wireLine(t testing.TB, log *slog.Logger) {
 	must(t, err)
 	planes, err := factory.NewPlanes(w.Store)
 	must(t, err)
-	sealer, err := factory.NewSealer([32]byte{1}, rand.Reader)
+	sealer, err := factory.NewSealer([32]byte{1})
 	must(t, err)
 	w.Factory, err = factory.New(factory.Config{
 		Store: w.Store, Register: w.Store, Authorities: w.Authority, Approvals: w.Access, Ledger: w.Store, Planes: planes,
 		Statements: w.Statements, Secrets: sealer, Now: w.Now, Rand: rand.Reader, Node: "test", Logger: log,
+	})
+	must(t, err)
+	w.Attest, err = attest.New(attest.Config{
+		Store: w.Store, Products: w.Store, ParseRoots: tpm.ParseRoots, Now: w.Now, Logger: log,
+		CheckPolicy: func(content []byte) error { _, err := tpm.ParsePolicy(content); return err },
 	})
 	must(t, err)
 	pool, err := keypool.New(keypool.Config{Rand: rand.Reader})
@@ -143,6 +152,7 @@ func (w *World) wireLine(t testing.TB, log *slog.Logger) {
 	w.Enroller, err = enroll.New(enroll.Config{
 		Devices: w.Store, Authorities: w.Authority, Approvals: w.Store, MayIssue: func() error { return nil }, Now: w.Now, Logger: log,
 		Line: &enroll.Line{Store: w.Store, Planes: planes, Keys: pool, Alarms: alarms{w.Factory}, Status: w.Status, Random: rand.Reader, Packages: w.Statements},
+		Attest: &enroll.Attest{Store: w.Store, Chips: w.Store, Random: rand.Reader},
 	})
 	must(t, err)
 }
