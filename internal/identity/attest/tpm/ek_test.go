@@ -90,7 +90,9 @@ func ekCertificateCases() []hostile {
 		withClaim(fault.EKCertificate, "an octet behind the certificate", func(_ *testing.T, _ *bench, c *wire.Claim) {
 			c.EKCertificate = append(slices.Clone(c.EKCertificate), 0)
 		}),
-		withClaim(fault.EKCertificate, "too long", func(_ *testing.T, _ *bench, c *wire.Claim) { c.EKCertificate = make([]byte, 9<<10) }),
+		withCertificate(fault.EKCertificate, "too long", func(c *tpmtest.Certificate) {
+			c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 3}, Value: make([]byte, 8<<10)})
+		}),
 		withClaim(fault.EKCertificate, "its key is Ed25519", func(t *testing.T, b *bench, c *wire.Claim) {
 			key, _, _ := ed25519.GenerateKey(rand.Reader)
 			c.EKCertificate = b.maker.Certify(t, key, tpmtest.Options{})
@@ -152,7 +154,7 @@ func ekChainCases() []hostile {
 		withMaker(fault.EKUntrusted, "SHA-1", tpmtest.MakerOptions{RSA: true, EditIssuer: func(c *x509.Certificate) { c.SignatureAlgorithm = x509.SHA1WithRSA }}, nil),
 		withClaim(fault.EKUntrusted, "a certificate of the chain is none", func(_ *testing.T, _ *bench, c *wire.Claim) { c.EKChain = [][]byte{{0x30, 0}} }),
 		withClaim(fault.EKUntrusted, "a long certificate in the chain", func(_ *testing.T, _ *bench, c *wire.Claim) { c.EKChain = [][]byte{make([]byte, 9<<10)} }),
-		withClaim(fault.EKUntrusted, "a long chain", func(_ *testing.T, _ *bench, c *wire.Claim) { c.EKChain = make([][]byte, 7) }),
+		withClaim(fault.EKUntrusted, "a long chain", func(_ *testing.T, _ *bench, c *wire.Claim) { c.EKChain = slices.Repeat(c.EKChain, 7) }),
 		withCertificate(fault.EKExpired, "expired", func(c *tpmtest.Certificate) { c.NotAfter = now.Add(-time.Second) }),
 		withCertificate(fault.EKExpired, "not valid yet", func(c *tpmtest.Certificate) { c.NotBefore = now.Add(time.Hour) }),
 		withMaker(fault.EKExpired, "the issuing CA has expired", sub(func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Second) }), nil),
@@ -324,6 +326,16 @@ func TestListFails(t *testing.T) {
 		if !errors.Is(err, down) {
 			t.Errorf("got %v", err)
 		}
+	}
+}
+
+// TestNoTime: without a time nothing is judged, not even what is listed.
+func TestNoTime(t *testing.T) {
+	b := newBench(t)
+	c := b.claim()
+	_, err := b.trust.Check(&c, tpm.ClaimOptions{Listed: func([32]byte) (bool, error) { return true, nil }})
+	if f := fault.Of(err); f == nil || f.Kind != fault.Internal {
+		t.Errorf("got %v", err)
 	}
 }
 
