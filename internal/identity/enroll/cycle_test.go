@@ -28,7 +28,7 @@ func (w *world) works() *factory.Service {
 		Keys: w.keys, Secret: secret, Certificate: filepath.Join(w.t.TempDir(), "statement.pem"), Organization: "Acme", Now: w.clock, Rand: rand.Reader,
 	})
 	must(w.t, err)
-	secrets, err := factory.NewSealer([32]byte{7}, rand.Reader)
+	secrets, err := factory.NewSealer([32]byte{7})
 	must(w.t, err)
 	planes, err := factory.NewPlanes(w.store)
 	must(w.t, err)

@@ -198,7 +198,7 @@ func TestSealedSecretOpensOnlyWithItsKey(t *testing.T) {
 	w := newWorld(t)
 	sealed, err := w.secrets.Seal([]byte("secret"))
 	w.ok(err)
-	other, err := factory.NewSealer([32]byte{8}, zeros{})
+	other, err := factory.NewSealer([32]byte{8})
 	w.ok(err)
 	for name, open := range map[string]func() ([]byte, error){
 		"another key": func() ([]byte, error) { return other.Open(sealed) },

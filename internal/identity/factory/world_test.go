@@ -87,7 +87,7 @@ func newWorld(t testing.TB) *world {
 		Now: w.clock.now, Rand: rand.Reader,
 	})
 	w.ok(err)
-	w.secrets, err = factory.NewSealer([32]byte{7}, rand.Reader)
+	w.secrets, err = factory.NewSealer([32]byte{7})
 	w.ok(err)
 	w.planes, err = factory.NewPlanes(w.store)
 	w.ok(err)

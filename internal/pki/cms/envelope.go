@@ -112,7 +112,7 @@ func Seal(kind ContentType, content []byte, to *x509.Certificate, how Cipher, ra
 	}
 	e := envelope{kind: kind, recipient: recipient, version: version}
 	if how == GCM {
-		return e.gcm(key[:], content, random)
+		return e.gcm(key[:], content)
 	}
 	return e.cbc(key[:], content, random)
 }
@@ -147,21 +147,26 @@ func (e *envelope) cbc(key, content []byte, random io.Reader) ([]byte, error) {
 	})
 }
 
-func (e *envelope) gcm(key, content []byte, random io.Reader) ([]byte, error) {
+// Octets of a GCM nonce and tag (RFC 5084, section 3.2).
+const (
+	gcmNonce = 12
+	gcmTag   = 16
+)
+
+func (e *envelope) gcm(key, content []byte) ([]byte, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, err
 	}
-	mode, err := cipher.NewGCM(block)
+	// The nonce comes from the system and goes before the ciphertext: the one form
+	// that FIPS 140-3 approves.
+	mode, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {
 		return nil, err
 	}
-	nonce := make([]byte, mode.NonceSize())
-	if _, err := io.ReadFull(random, nonce); err != nil {
-		return nil, err
-	}
-	sealed := mode.Seal(nil, nonce, content, nil)
-	tag := sealed[len(sealed)-mode.Overhead():]
+	sealed := mode.Seal(nil, nil, content, nil)
+	nonce, sealed := sealed[:gcmNonce], sealed[gcmNonce:]
+	tag := sealed[len(sealed)-gcmTag:]
 	return wrapContent(oidAuthEnvelopedData, func(b *cryptobyte.Builder) {
 		b.AddASN1Int64(0)
 		e.addContent(b, sealed[:len(sealed)-len(tag)], func(b *cryptobyte.Builder) {

@@ -3,6 +3,7 @@ package issuing
 import (
 	"bytes"
 	"crypto"
+	"crypto/fips140"
 	"crypto/sha1"
 	"crypto/x509"
 	"errors"
@@ -68,8 +69,10 @@ func NewOCSPResponder(c OCSPResponderConfig) (*OCSPResponder, error) {
 	if !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning) {
 		return nil, fault.New(fault.ChainUsage, "an OCSP responder needs OCSPSigning")
 	}
-	// RFC 6960, section 4.2.1: KeyHash is SHA-1, whatever CertID uses.
-	hash := sha1.Sum(s.bits)
+	// RFC 6960, section 4.2.1: KeyHash is SHA-1, whatever CertID uses. It names the
+	// responder and is no part of a signature, so no matter for FIPS 140.
+	var hash [sha1.Size]byte
+	fips140.WithoutEnforcement(func() { hash = sha1.Sum(s.bits) })
 	id := appendTLV(nil, tagOctetString, hash[:])
 	certs := wrap(bytes.Clone(c.Certificate), 0, tagSequence)
 	return &OCSPResponder{signer: s, id: wrap(id, 0, explicit(2)), certs: wrap(certs, 0, explicit(0))}, nil

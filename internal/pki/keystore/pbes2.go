@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/fips140"
 	"crypto/pbkdf2"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -186,6 +187,9 @@ func (e *encrypted) derivePBKDF2(passphrase Secret) ([]byte, error) {
 			prf.ReadASN1(&oid, asn1.OBJECT_IDENTIFIER) && prf.SkipOptionalASN1(asn1.NULL) && prf.Empty()
 		newHash = hashOf(string(oid))
 	}
+	if ok && fips140.Enforced() && string(oid) != oidHMACSHA256 && string(oid) != oidHMACSHA384 && string(oid) != oidHMACSHA512 {
+		return nil, fault.New(fault.KeyUnavailable, "its encryption derives the key with SHA-1, which FIPS 140-3 does not approve")
+	}
 	if !ok || newHash == nil {
 		return nil, fault.New(fault.PassphraseWrong, "the parameters of PBKDF2 are out of bounds or damaged")
 	}
@@ -218,6 +222,9 @@ func (e *encrypted) deriveScrypt(passphrase Secret) ([]byte, error) {
 		params.ReadASN1Integer(&n) && params.ReadASN1Integer(&r) && params.ReadASN1Integer(&p) &&
 		n > 1 && n <= maxScryptMemory/128 && r > 0 && r <= maxScryptMemory/128/n &&
 		p > 0 && p <= maxScryptP && e.keySizeAgrees(&params) && params.Empty()
+	if fips140.Enforced() {
+		return nil, fault.New(fault.KeyUnavailable, "its encryption derives the key with scrypt, which FIPS 140-3 does not approve")
+	}
 	if !ok {
 		return nil, fault.New(fault.PassphraseWrong, "the parameters of scrypt are out of bounds or damaged")
 	}

@@ -3,6 +3,7 @@ package ceremony
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -125,6 +126,9 @@ func Begin(c Config, p NewPlan) (Step, error) {
 		if !slices.Contains(p.Participants, who) {
 			return Step{}, fault.New(fault.ParameterInvalid, who, "is not among the participants of the plan")
 		}
+	}
+	if p.Key == KeyFile && fips140.Enforced() {
+		return Step{}, fault.New(fault.KeyAlgorithm, "shares are encrypted with age, which FIPS 140-3 does not approve; keep the root's key in hardware")
 	}
 	if _, err := os.Lstat(c.Dir); !errors.Is(err, fs.ErrNotExist) {
 		return Step{}, fault.New(fault.CeremonyState, c.Dir, "is there already; name a new folder")
