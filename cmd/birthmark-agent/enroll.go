@@ -32,7 +32,7 @@ type enrollCmd struct {
 	Handle     string `help:"Handle of the initial certificate's key in the TPM." default:"0x81020000"`
 
 	AK       bool   `name:"ak" help:"Get a certificate for the TPM's attestation key, too."`
-	AKLabel  string `name:"ak-label" help:"Label of its profile." default:"attestation"`
+	AKLabel  string `name:"ak-label" help:"Label of its profile." default:"attestation-key"`
 	AKHandle string `name:"ak-handle" help:"Keep the attestation key at this handle, for other programs." placeholder:"HANDLE"`
 
 	EventLog string        `help:"The firmware's log of this boot, sent where the server asks for a quote." placeholder:"FILE" default:"/sys/kernel/security/tpm0/binary_bios_measurements"`

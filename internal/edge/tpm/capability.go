@@ -27,8 +27,9 @@ func (u *turn) identify() (Info, error) {
 	for n := range tpm2.TPMPT(4) {
 		i.Vendor += text(values[tpm2.TPMPTVendorString1+n])
 	}
-	i.Vendor = strings.TrimSpace(i.Vendor)
-	i.Firmware = fmt.Sprintf("%x", uint64(values[tpm2.TPMPTFirmwareVersion1])<<32|uint64(values[tpm2.TPMPTFirmwareVersion2]))
+	i.Vendor = strings.Join(strings.Fields(i.Vendor), " ")
+	first, second := values[tpm2.TPMPTFirmwareVersion1], values[tpm2.TPMPTFirmwareVersion2]
+	i.Firmware = fmt.Sprintf("%d.%d.%d.%d", first>>16, first&0xFFFF, second>>16, second&0xFFFF)
 	if i.NVBuffer == 0 {
 		i.NVBuffer = defaultNVBuffer
 	}

@@ -49,7 +49,7 @@ type Info struct {
 	Path         string `json:"path"`
 	Manufacturer string `json:"manufacturer"` // four characters, such as "IFX"
 	Vendor       string `json:"vendor"`       // the maker's own text
-	Firmware     string `json:"firmware"`     // hexadecimal
+	Firmware     string `json:"firmware"`     // four numbers, as in attestations: 7.85.4555.0
 	NVBuffer     int    `json:"nvBuffer"`     // octets of an NV index that one command carries
 }
 
