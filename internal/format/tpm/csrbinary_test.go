@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/binary"
 	"testing"
@@ -175,6 +176,57 @@ func TestCSRSizesAddUp(t *testing.T) {
 	}
 }
 
+// TestCSRSizesAddUpWithoutHash: the same where no hash gives a change away.
+func TestCSRSizesAddUpWithoutHash(t *testing.T) {
+	write := func(edit func(sizes []uint32), more int) []byte {
+		sizes := []uint32{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
+		edit(sizes)
+		content := []byte{0, 0, 1, 0, 0, 0, 0, 0x0B, 0, 0, 0, 32}
+		for _, s := range sizes {
+			content = binary.BigEndian.AppendUint32(content, s)
+		}
+		content = append(content, make([]byte, len(sizes)+more)...)
+		return append(append(head(len(content), 1), content...), 0)
+	}
+	if _, err := tpm.ParseCSRIDevID(write(func([]uint32) {}, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{
+		"octets that no size counts": write(func([]uint32) {}, 1),
+		"octets that are missing":    write(func([]uint32) {}, -1),
+		"a field less":               write(func(s []uint32) { s[2] = 0 }, 0),
+		"a field more":               write(func(s []uint32) { s[2] = 2 }, 0),
+		"a field of four billion":    write(func(s []uint32) { s[2] = 0xFFFFFFFF }, 0),
+		"two that add up to nothing": write(func(s []uint32) { s[2], s[3] = 0x80000001, 0x80000001 }, 0),
+	} {
+		if _, err := tpm.ParseCSRIDevID(b); !fault.Has(err, fault.AttestMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestCSRPaddingIsShort: padding is no place for anything.
+func TestCSRPaddingIsShort(t *testing.T) {
+	for _, n := range []int{0, 15, 16, 1000} {
+		content := []byte{0, 0, 1, 0, 0, 0, 0, 0x0B, 0, 0, 0, 32}
+		for i := range 13 {
+			size := 0
+			switch i {
+			case 5, 9, 10, 11: // the fields that must be there
+				size = 1
+			case 12:
+				size = n
+			}
+			content = binary.BigEndian.AppendUint32(content, uint32(size))
+		}
+		content = append(content, make([]byte, 4+n)...)
+		_, err := tpm.ParseCSRIDevID(append(append(head(len(content), 1), content...), 0))
+		if (n < 16) != (err == nil) {
+			t.Errorf("padding of %d: %v", n, err)
+		}
+	}
+}
+
 // TestCSRSumsDoNotWrap: two sizes whose sum wraps around 32 bits.
 func TestCSRSumsDoNotWrap(t *testing.T) {
 	content := append([]byte{0, 0, 1, 0, 0, 0, 0, 0x0B, 0, 0, 0, 32}, make([]byte, 13*4)...)
@@ -214,8 +266,20 @@ func TestCSRRefusesWeakHashesAndHoles(t *testing.T) {
 	}
 	key := signer(t)
 	c.HashAlg = tpm.AlgSHA1
-	if _, err := c.Build(asX509(key)); err != nil || c.Verifies(&key.PublicKey) {
+	withSHA1 := func(content []byte) ([]byte, error) {
+		digest := sha1.Sum(content)
+		return key.Sign(rand.Reader, digest[:], crypto.SHA1)
+	}
+	if _, err := c.Build(withSHA1); err != nil || c.Verifies(&key.PublicKey) {
 		t.Errorf("SHA-1: %v", err)
+	}
+	asTPMWithSHA1 := func(content []byte) ([]byte, error) {
+		digest := sha1.Sum(content)
+		r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
+		return append(append([]byte{0x00, 0x18, 0x00, 0x04}, tpm.Sized(r.Bytes())...), tpm.Sized(s.Bytes())...), err
+	}
+	if _, err := c.Build(asTPMWithSHA1); err != nil || c.Verifies(&key.PublicKey) {
+		t.Errorf("SHA-1, as a TPM: %v", err)
 	}
 	c = requestIDevID(t)
 	c.BootEventLog = make([]byte, tpm.MaxCSR)

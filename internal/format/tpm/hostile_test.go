@@ -3,6 +3,7 @@ package tpm_test
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -86,6 +87,43 @@ func TestAttestationsThatNoTPMMakes(t *testing.T) {
 	} {
 		if _, err := tpm.ParseAttest(b); !fault.Has(err, fault.AttestMalformed) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestSelections: banks have 24 or 32 registers, and there are no more of them than
+// a TPM can have.
+func TestSelections(t *testing.T) {
+	quote := recorded(t, "quote-ecdsa.attest")
+	list := bytes.Index(quote, []byte{0, 0, 0, 1, 0, 0x0B, 3})
+	with := func(selections ...[]byte) []byte {
+		b := append(bytes.Clone(quote[:list]), 0, 0, 0, byte(len(selections)))
+		for _, s := range selections {
+			b = append(append(b, 0, 0x0B, byte(len(s))), s...)
+		}
+		return append(b, quote[list+10:]...)
+	}
+	for name, tt := range map[string]struct {
+		b    []byte
+		want []int // registers of the first selection; nil: refused
+	}{
+		"24 registers": {with([]byte{0x01, 0, 0x80}), []int{0, 23}},
+		"32 registers": {with([]byte{0, 0, 0, 0x80}), []int{31}},
+		"16 registers": {with([]byte{1, 0}), nil},
+		"40 registers": {with([]byte{1, 0, 0, 0, 0}), nil},
+		"none":         {with([]byte{}), nil},
+		"16 banks":     {with(slices.Repeat([][]byte{{2, 0, 0}}, 16)...), []int{1}},
+		"17 banks":     {with(slices.Repeat([][]byte{{2, 0, 0}}, 17)...), nil},
+	} {
+		a, err := tpm.ParseAttest(tt.b)
+		if tt.want == nil {
+			if !fault.Has(err, fault.AttestMalformed) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil || !slices.Equal(a.Quote.Selections[0].PCRs, tt.want) {
+			t.Errorf("%s: %+v, %v", name, a, err)
 		}
 	}
 }
