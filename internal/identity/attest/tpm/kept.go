@@ -88,7 +88,7 @@ type KeptCertify struct {
 // KeptQuote is TPM2_Quote in kept evidence.
 type KeptQuote struct {
 	State     string            `json:"state"`
-	PCRs      map[int]hexOctets `json:"pcrs"`
+	PCRs      map[int]RegisterValue `json:"pcrs"`
 	Attest    []byte            `json:"attest"`
 	Signature []byte            `json:"signature"`
 	Counters  KeptCounters      `json:"counters"`
@@ -105,14 +105,14 @@ type KeptCounters struct {
 	Firmware     uint64 `json:"firmware,string"`
 }
 
-// hexOctets are octets that people compare.
-type hexOctets []byte
+// RegisterValue is the value of a register, in hexadecimal digits where people read it.
+type RegisterValue []byte
 
 // MarshalText returns hexadecimal digits.
-func (h hexOctets) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
+func (h RegisterValue) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
 
 // UnmarshalText reads hexadecimal digits.
-func (h *hexOctets) UnmarshalText(b []byte) (err error) {
+func (h *RegisterValue) UnmarshalText(b []byte) (err error) {
 	*h, err = hex.AppendDecode(nil, b)
 	return err
 }
@@ -139,7 +139,7 @@ func (s *Shown) Keep() ([]byte, error) {
 	if q := s.Answer.Quote; s.Quoted != nil && q != nil {
 		k.Quote = &KeptQuote{
 			State: s.Quoted.State, Attest: q.Attest, Signature: q.Signature, Counters: kept(s.Quoted.Counters),
-			PCRs: make(map[int]hexOctets, len(q.PCRs)),
+			PCRs: make(map[int]RegisterValue, len(q.PCRs)),
 		}
 		for pcr, value := range q.PCRs {
 			k.Quote.PCRs[pcr] = value

@@ -45,9 +45,6 @@ func (x *TPM) EKCertificateDigest() ([32]byte, bool) {
 // names returns what the EK certificate says of the TPM, whoever made it, and false
 // where there is none.
 func (x *TPM) names() (wire.EKNames, bool) {
-	if x.Genuine {
-		return wire.EKNames{Manufacturer: x.Vendor, Model: x.Model, Version: x.Version}, true
-	}
 	if len(x.EKCertificate) == 0 {
 		return wire.EKNames{}, false
 	}
