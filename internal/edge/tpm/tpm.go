@@ -117,24 +117,29 @@ func (u *turn) Send(command []byte) ([]byte, error) {
 // keep notes that a handle is to be flushed at the end of the turn.
 func (u *turn) keep(h tpm2.TPMHandle) { u.loaded = append(u.loaded, h) }
 
-// drop flushes what was loaded last, to make room.
+// drop flushes what was loaded last, to make room. Where the connection broke it
+// does so over a new one.
 func (u *turn) drop() error {
 	last := len(u.loaded) - 1
 	h := u.loaded[last]
 	u.loaded = u.loaded[:last]
+	err := u.ch.flush(h)
+	if u.ch.broken == nil {
+		return err
+	}
+	fresh, dialErr := dial(context.WithoutCancel(u.ctx), u.t.c.Path, u.t.c.Timeout)
+	if dialErr != nil {
+		return err
+	}
+	_ = u.ch.Close() // it is broken
+	u.ch = fresh
 	return u.ch.flush(h)
 }
 
-// flush flushes all that is loaded. It goes on after a failure, and over a new
-// connection where the old one broke: what stays loaded takes room from everybody.
+// flush flushes all that is loaded. It goes on after a failure: what stays loaded
+// takes room from everybody.
 func (u *turn) flush() error {
 	var all error
-	if u.ch.broken != nil && len(u.loaded) > 0 {
-		if fresh, err := dial(context.WithoutCancel(u.ctx), u.t.c.Path, u.t.c.Timeout); err == nil {
-			_ = u.ch.Close() // it is broken
-			u.ch = fresh
-		}
-	}
 	for len(u.loaded) > 0 {
 		all = errors.Join(all, u.drop())
 	}
