@@ -87,12 +87,12 @@ type KeptCertify struct {
 
 // KeptQuote is TPM2_Quote in kept evidence.
 type KeptQuote struct {
-	State     string            `json:"state"`
+	State     string                `json:"state"`
 	PCRs      map[int]RegisterValue `json:"pcrs"`
-	Attest    []byte            `json:"attest"`
-	Signature []byte            `json:"signature"`
-	Counters  KeptCounters      `json:"counters"`
-	EventLog  string            `json:"eventLog,omitempty"` // SHA-256, hexadecimal
+	Attest    []byte                `json:"attest"`
+	Signature []byte                `json:"signature"`
+	Counters  KeptCounters          `json:"counters"`
+	EventLog  string                `json:"eventLog,omitempty"` // SHA-256, hexadecimal
 }
 
 // KeptCounters are Counters in kept evidence.
