@@ -45,6 +45,7 @@ func (g *pgGroup) queueEvidenceRows(b *pgx.Batch) {
 		if p.Attestation == nil {
 			continue
 		}
+		g.floor.setEvidence()
 		if k := &p.Attestation.Ticket; k.ID != [16]byte{} {
 			if _, twice := g.floor.tickets[k.ID]; !twice {
 				g.floor.tickets[k.ID] = true // unless it turns out to be new

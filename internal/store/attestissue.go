@@ -46,7 +46,7 @@ type evidenceWork struct {
 	tpmRow int64 // of the EK, 0: none
 	digest []byte
 	tpm    *floorTPM // that changes, nil: none
-	tpmWas floorTPM
+	tpmWas *floorTPM
 }
 
 // maxEvidence is more than evidence takes, in octets: certificates of a chain and an
@@ -97,6 +97,13 @@ func followsIssue(entries []ledger.Entry, kept *ledger.KeptEvidence) error {
 		}
 	}
 	return errors.New("evidence.accepted follows the certificate that rests on it, and says what is stored")
+}
+
+// setEvidence makes room for what evidence concerns.
+func (f *floor) setEvidence() {
+	if f.tickets == nil {
+		f.tickets, f.tpms = make(map[[16]byte]bool), make(map[int64]*floorTPM)
+	}
 }
 
 // mayUseTicket refuses a challenge that was answered before.
@@ -194,7 +201,8 @@ func (f *floor) takeEvidence(p *pending) {
 			x = new(floorTPM)
 			f.tpms[p.tpmRow] = x
 		}
-		p.tpm, p.tpmWas = x, *x
+		before := *x
+		p.tpm, p.tpmWas = x, &before
 		*x = floorTPM{ek: a.TPM.EK, device: p.Credential.Device, seen: *a.TPM}
 	}
 	if c := f.chips[p.ownChip()]; c != nil && c.state != factory.ChipUsed {
@@ -209,7 +217,7 @@ func (f *floor) giveBackEvidence(p *pending) {
 		f.tickets[id] = false
 	}
 	if p.tpm != nil {
-		*p.tpm = p.tpmWas
+		*p.tpm = *p.tpmWas
 	}
 	if p.ownChip() != 0 && p.chip != nil {
 		*p.chip = p.chipWas

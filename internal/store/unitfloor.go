@@ -25,7 +25,7 @@ type floor struct {
 	names  map[int64]*floorName
 	units  map[device.CredentialID]*unitRow
 	kpis   kpis
-	// What evidence concerns, see attestissue.go.
+	// What evidence concerns, see attestissue.go. Nil where there is none.
 	tickets map[[16]byte]bool // spent
 	tpms    map[int64]*floorTPM
 }
@@ -66,7 +66,6 @@ func newFloor(read querier) *floor {
 	return &floor{
 		read: read, orders: make(map[int64]*floorOrder), blocks: make(map[int64]*floorBlock), chips: make(map[int64]*floorChip),
 		names: make(map[int64]*floorName), units: make(map[device.CredentialID]*unitRow), kpis: make(kpis),
-		tickets: make(map[[16]byte]bool), tpms: make(map[int64]*floorTPM),
 	}
 }
 
@@ -168,6 +167,7 @@ func (f *floor) admit(ctx context.Context, p *pending) (refused, err error) {
 		}
 	}
 	if p.Attestation != nil {
+		f.setEvidence()
 		for _, condition := range []func(context.Context, *pending) (error, error){f.mayUseTicket, f.mayTieTPM, f.mayOwnChip} {
 			if refused, err := condition(ctx, p); refused != nil || err != nil {
 				return refused, err
