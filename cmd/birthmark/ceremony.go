@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -36,26 +37,16 @@ type ceremonyCmd struct {
 
 // ceremonyFlags are what every act in a ceremony's folder takes.
 type ceremonyFlags struct {
-	Dir    string   `help:"The ceremony's folder." required:"" type:"path" placeholder:"DIR"`
-	By     []string `help:"Role that takes part in this step, as planned; may be repeated." placeholder:"ROLE"`
-	Signer string   `help:"Socket of birthmark-signer, when the root's key is in hardware." type:"path" placeholder:"SOCKET"`
-	JSON   bool     `help:"Print JSON."`
+	Dir        string   `help:"The ceremony's folder." required:"" type:"path" placeholder:"DIR"`
+	By         []string `help:"Role that takes part in this step, as planned; may be repeated." placeholder:"ROLE"`
+	JSON       bool     `help:"Print JSON."`
+	tokenFlags `embed:"" group:"Keys in hardware"`
 }
 
-func (f *ceremonyFlags) config() (c ceremony.Config, closeSigner func(), err error) {
+func (f *ceremonyFlags) config() (c ceremony.Config, err error) {
 	c = ceremony.Config{Dir: f.Dir, Now: time.Now, Rand: rand.Reader, Present: f.By}
-	if c.Machine, err = thisMachine(); err != nil {
-		return c, nil, err
-	}
-	if f.Signer == "" {
-		return c, func() {}, nil
-	}
-	client, err := signerkeys.New(signerkeys.Config{Socket: f.Signer, Now: time.Now})
-	if err != nil {
-		return c, nil, err
-	}
-	c.Keys = &signerkeys.Keys{Signer: client}
-	return c, func() { _ = client.Close() }, nil
+	c.Machine, err = thisMachine()
+	return c, err
 }
 
 // act does one thing with the ceremony in the folder, alone in there.
@@ -67,11 +58,10 @@ func (f *ceremonyFlags) act(io_ *streams, do func(*ceremony.Ceremony) (ceremony.
 	if err != nil {
 		return err
 	}
-	c, closeSigner, err := f.config()
+	c, err := f.config()
 	if err != nil {
 		return errors.Join(err, lock.Unlock())
 	}
-	defer closeSigner()
 	guardSecrets()
 	o, err := ceremony.Open(c)
 	if err == nil {
@@ -81,6 +71,21 @@ func (f *ceremonyFlags) act(io_ *streams, do func(*ceremony.Ceremony) (ceremony.
 		}
 	}
 	return errors.Join(err, lock.Unlock())
+}
+
+// withKeys does something for which the root's key must be reached if it is in
+// hardware; create names its type if it is to be made there.
+func (f *ceremonyFlags) withKeys(ctx context.Context, o *ceremony.Ceremony, create profile.KeyType, do func() (ceremony.Step, error)) (ceremony.Step, error) {
+	if o.Plan().Key == ceremony.KeyFile || o.Finished() {
+		return do()
+	}
+	keys, done, err := f.keys(ctx, o, create)
+	if err != nil {
+		return ceremony.Step{}, err
+	}
+	defer done()
+	o.Use(keys)
+	return do()
 }
 
 // opened does one thing with the root's key, opened by custodians or in
@@ -96,12 +101,14 @@ func (f *ceremonyFlags) opened(ctx context.Context, io_ *streams, files []string
 		if err != nil {
 			return ceremony.Step{}, err
 		}
-		session, err := o.OpenRoot(ctx, given)
-		if err != nil {
-			return ceremony.Step{}, err
-		}
-		defer session.Close()
-		return do(session)
+		return f.withKeys(ctx, o, "", func() (ceremony.Step, error) {
+			session, err := o.OpenRoot(ctx, given)
+			if err != nil {
+				return ceremony.Step{}, err
+			}
+			defer session.Close()
+			return do(session)
+		})
 	})
 }
 
@@ -149,16 +156,16 @@ type ceremonyBeginCmd struct {
 	Key           string   `help:"Key of the root in birthmark-signer (signer:NAME), instead of custodians." placeholder:"URI"`
 	Hardware      string   `help:"What holds that key, for the record: maker, model, number and level of its validation."`
 	After         string   `help:"Folder of the finished ceremony to go on from: its root, shares and list of revoked certificates." type:"path" placeholder:"DIR"`
+	Softhsm       bool     `help:"Rehearse with a throwaway token of SoftHSM2 in the ceremony's folder."`
 	Rehearsal     bool     `help:"Only rehearse: every certificate and the transcript say so."`
 }
 
 // Run begins a ceremony.
 func (c *ceremonyBeginCmd) Run(io_ *streams) error {
-	config, closeSigner, err := c.config()
+	config, err := c.config()
 	if err != nil {
 		return err
 	}
-	defer closeSigner()
 	guardSecrets()
 	to, err := readCustodians(io_, c.Custodian)
 	if err != nil {
@@ -168,9 +175,13 @@ func (c *ceremonyBeginCmd) Run(io_ *streams) error {
 		Title: c.Title, Authority: c.Name, Organization: c.Org, StatusURL: strings.TrimSuffix(c.StatusURL, "/"),
 		Participants: c.Participant, Custodians: to, Threshold: c.Threshold, Key: c.Key, Hardware: c.Hardware,
 	}}
-	if p.Key == "" {
-		p.Key = ceremony.KeyFile
+	if c.Softhsm && !c.Rehearsal {
+		return fault.New(fault.ParameterInvalid, "SoftHSM2 is for rehearsals; a real key lives in real hardware")
 	}
+	if c.Softhsm {
+		p.Key, p.Hardware = cmp.Or(p.Key, signerkeys.Scheme+p.Authority), softToken
+	}
+	p.Key = cmp.Or(p.Key, ceremony.KeyFile)
 	step, err := ceremony.Begin(config, p)
 	if err != nil {
 		return err
@@ -226,7 +237,13 @@ func (c *ceremonyRootCmd) Run(ctx context.Context, io_ *streams) error {
 		return err
 	}
 	return c.act(io_, func(o *ceremony.Ceremony) (ceremony.Step, error) {
-		return o.MakeRoot(ctx, ceremony.NewRoot{Profile: text, CommonName: c.CommonName, KeyType: profile.KeyType(c.KeyType)})
+		create := profile.KeyType(c.KeyType)
+		if o.RootFile() != "" {
+			create = "" // a second root is refused before anything is made
+		}
+		return c.withKeys(ctx, o, create, func() (ceremony.Step, error) {
+			return o.MakeRoot(ctx, ceremony.NewRoot{Profile: text, CommonName: c.CommonName, KeyType: profile.KeyType(c.KeyType)})
+		})
 	})
 }
 

@@ -173,6 +173,22 @@ func (o *Ceremony) Custody() *Custody {
 	return o.state.root.Custody
 }
 
+// Use names the keys in hardware, when they can only be reached once it is known
+// which.
+func (o *Ceremony) Use(keys Keys) { o.config.Keys = keys }
+
+// Finished reports whether the ceremony has ended.
+func (o *Ceremony) Finished() bool { return o.state.finished }
+
+// RootFile returns the path of the root's certificate, or nothing before there
+// is one.
+func (o *Ceremony) RootFile() string {
+	if o.state.root == nil {
+		return ""
+	}
+	return o.folder.in(o.names[o.state.names[o.state.plan.Authority]-1], "root.pem")
+}
+
 // Step is what an act has left.
 type Step struct {
 	Folder string // path
