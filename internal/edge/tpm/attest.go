@@ -136,7 +136,7 @@ const quoteTries = 5
 // Quote lets the attestation key say what the registers hold.
 func (t *TPM) Quote(ctx context.Context, ak *Key, q *format.QuoteRequest, nonce []byte) (*format.Quote, error) {
 	bank := format.Bank(q.Bank)
-	if bank == 0 || len(q.PCRs) == 0 {
+	if bank == 0 || !registersExist(q.PCRs) {
 		return nil, fault.New(fault.AttestMalformed, "the challenge's registers")
 	}
 	var out *format.Quote
@@ -201,14 +201,16 @@ func selection(bank format.Alg, pcrs []int) tpm2.TPMLPCRSelection {
 // maxPCR is the highest register that a selection names here.
 const maxPCR = 31
 
+// registersExist reports whether there is a register, and none that no TPM has.
+func registersExist(pcrs []int) bool {
+	return len(pcrs) > 0 && slices.Min(pcrs) >= 0 && slices.Max(pcrs) <= maxPCR
+}
+
 // registers reads registers, as many at a time as the TPM sends.
 func (u *turn) registers(bank format.Alg, pcrs []int) (map[int][]byte, error) {
 	values := map[int][]byte{}
 	rest := slices.Clone(pcrs)
 	for len(rest) > 0 {
-		if slices.Min(rest) < 0 || slices.Max(rest) > maxPCR {
-			return nil, fault.New(fault.AttestMalformed, "the challenge's registers")
-		}
 		got, err := tpm2.PCRRead{PCRSelectionIn: selection(bank, rest)}.Execute(u)
 		if err != nil {
 			return nil, failed("TPM2_PCR_Read", err)
@@ -242,8 +244,8 @@ func selected(s tpm2.TPMLPCRSelection) []int {
 // ReadPCRs returns what registers hold.
 func (t *TPM) ReadPCRs(ctx context.Context, bank string, pcrs ...int) (values map[int][]byte, err error) {
 	alg := format.Bank(bank)
-	if alg == 0 {
-		return nil, fault.New(fault.ParameterInvalid, "there is no bank", bank)
+	if alg == 0 || !registersExist(pcrs) {
+		return nil, fault.New(fault.ParameterInvalid, "there is no bank", bank, "with these registers")
 	}
 	err = t.turn(ctx, func(u *turn) error {
 		values, err = u.registers(alg, pcrs)
@@ -255,7 +257,7 @@ func (t *TPM) ReadPCRs(ctx context.Context, bank string, pcrs ...int) (values ma
 // ExtendPCR extends a register of one bank with a digest.
 func (t *TPM) ExtendPCR(ctx context.Context, bank string, pcr int, digest []byte) error {
 	alg := format.Bank(bank)
-	if alg == 0 || len(digest) != alg.Hash().Size() {
+	if alg == 0 || len(digest) != alg.Hash().Size() || !registersExist([]int{pcr}) {
 		return fault.New(fault.ParameterInvalid, "there is no bank", bank, "or the digest is not of its length")
 	}
 	return t.turn(ctx, func(u *turn) error {

@@ -43,7 +43,7 @@ type channel struct {
 }
 
 // busyPause is how long to wait for somebody who has the device open.
-const busyPause = 50 * time.Millisecond
+const busyPause = 20 * time.Millisecond
 
 // dial opens the way to a TPM: a Unix socket or device file by what is at the path,
 // HOST:PORT else.
@@ -55,8 +55,9 @@ func dial(ctx context.Context, path string, timeout time.Duration) (*channel, er
 		if err == nil {
 			return &channel{rw: rw, timeout: timeout}, nil
 		}
-		// /dev/tpm0 has one user at a time; a socket has a queue of its own.
-		if !errors.Is(err, syscall.EBUSY) || !pause(ctx, busyPause) {
+		// /dev/tpm0 has one user at a time; a socket has a queue of its own, which is
+		// short.
+		if !errors.Is(err, syscall.EBUSY) && !errors.Is(err, syscall.EAGAIN) || !pause(ctx, busyPause) {
 			return nil, unreachable(path, err)
 		}
 	}
@@ -89,7 +90,7 @@ func unreachable(path string, err error) error {
 		detail += ": there is no such file"
 	case errors.Is(err, fs.ErrPermission):
 		detail += ": this user may not open it; on most systems the group tss may"
-	case errors.Is(err, syscall.EBUSY):
+	case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EAGAIN):
 		detail += ": another program has it open"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		detail += ": nobody listens there"

@@ -83,7 +83,7 @@ func (u *turn) certified() ([]*Endorsement, error) {
 	}
 	var all []*Endorsement
 	for _, template := range format.EKTemplates() {
-		if !slices.Contains(indices, template.Certificate) {
+		if !slices.Contains(indices, template.Certificate) || !u.wants(template.Name) {
 			continue
 		}
 		text, err := u.readIndex(template.Certificate)
@@ -211,6 +211,9 @@ func (u *turn) make(e *Endorsement) error {
 // uncertified returns an endorsement key of a TPM that has no certificates.
 func (u *turn) uncertified() (*Endorsement, error) {
 	for _, name := range []string{"L-1", "L-2"} {
+		if !u.wants(name) {
+			continue
+		}
 		t := templateNamed(name)
 		public, _, err := u.readPublic(t.Handle)
 		if err != nil {
@@ -228,9 +231,17 @@ func (u *turn) uncertified() (*Endorsement, error) {
 		}
 		return &Endorsement{Template: name, Handle: t.Handle, Public: public, low: true, nameAlg: t.NameAlg}, nil
 	}
+	made := []string{"L-2", "L-1"}
+	if name := u.t.c.Template; name != "" {
+		made = []string{name}
+	}
 	var first error
-	for _, name := range []string{"L-2", "L-1"} {
-		e, err := u.fromTemplate(templateNamed(name), nil)
+	for _, name := range made {
+		t := templateNamed(name)
+		if t == nil {
+			return nil, fault.New(fault.ParameterInvalid, "there is no template", name)
+		}
+		e, err := u.fromTemplate(t, nil)
 		if err == nil {
 			err = u.make(e)
 		}
@@ -247,7 +258,15 @@ func (u *turn) uncertified() (*Endorsement, error) {
 func templateNamed(name string) *format.Template {
 	all := format.EKTemplates()
 	i := slices.IndexFunc(all, func(t format.Template) bool { return t.Name == name })
+	if i < 0 {
+		return nil
+	}
 	return &all[i]
+}
+
+// wants reports whether the endorsement key of a template may be used.
+func (u *turn) wants(template string) bool {
+	return u.t.c.Template == "" || u.t.c.Template == template
 }
 
 // loadEndorsement makes the endorsement key usable.

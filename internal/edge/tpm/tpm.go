@@ -26,6 +26,8 @@ type Config struct {
 	// Path is a device file (/dev/tpmrm0), a Unix socket or HOST:PORT of a TPM in
 	// software; empty: the first device file that is there.
 	Path string
+	// Template names the endorsement key to use, such as "H-3"; empty: see Endorsement.
+	Template string
 	// OwnerAuth and EndorsementAuth are the passwords of the hierarchies; most TPMs
 	// have none.
 	OwnerAuth, EndorsementAuth []byte

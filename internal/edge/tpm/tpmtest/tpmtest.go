@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -35,6 +36,8 @@ type Maker struct {
 	Root    *x509.Certificate
 	Issuing *x509.Certificate
 	Now     time.Time
+	// Bare TPMs have neither endorsement keys nor certificates in their memory.
+	Bare bool
 
 	dir      string // of the tools' configuration
 	setup    string // paths of the tools
@@ -44,6 +47,18 @@ type Maker struct {
 
 // Start starts n TPMs of one maker and ends them with the test.
 func Start(t testing.TB, n int) (*Maker, []*TPM) {
+	t.Helper()
+	return start(t, n, false)
+}
+
+// StartBare starts TPMs without endorsement keys and certificates.
+func StartBare(t testing.TB, n int) []*TPM {
+	t.Helper()
+	_, all := start(t, n, true)
+	return all
+}
+
+func start(t testing.TB, n int, bare bool) (*Maker, []*TPM) {
 	t.Helper()
 	needs.Command(t, "swtpm")
 	needs.Command(t, "swtpm_setup")
@@ -57,6 +72,7 @@ func Start(t testing.TB, n int) (*Maker, []*TPM) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.Bare = bare
 	all, err := m.Make(n)
 	t.Cleanup(func() {
 		for _, one := range all {
@@ -252,9 +268,14 @@ func (m *Maker) makeOne(name string) (*TPM, error) {
 	if err := os.Mkdir(t.dir, 0o700); err != nil {
 		return nil, err
 	}
-	out, err := exec.Command(m.setup, "--tpm2", "--tpm-state", t.dir, "--config", filepath.Join(m.dir, "setup.conf"),
-		"--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--overwrite", "--pcr-banks", "sha256,sha384",
-		"--vmid", name, "--logfile", filepath.Join(t.dir, "setup.log")).CombinedOutput()
+	args := []string{
+		"--tpm2", "--tpm-state", t.dir, "--config", filepath.Join(m.dir, "setup.conf"), "--overwrite", "--pcr-banks", "sha256,sha384",
+		"--vmid", name, "--logfile", filepath.Join(t.dir, "setup.log"),
+	}
+	if !m.Bare {
+		args = append(args, "--create-ek-cert", "--create-platform-cert", "--lock-nvram")
+	}
+	out, err := exec.Command(m.setup, args...).CombinedOutput()
 	if err != nil {
 		text, _ := os.ReadFile(filepath.Join(t.dir, "setup.log"))
 		return nil, fmt.Errorf("swtpm_setup: %w: %s%s", err, out, text)
@@ -267,20 +288,23 @@ const startTime = 30 * time.Second
 
 // Start starts a TPM that was stopped, which is what a reset is to it.
 func (t *TPM) Start() error {
+	return t.start(t.Path, "unix", "--server", "type=unixio,path="+t.Path, "--ctrl", "type=unixio,path="+t.Path+".ctrl")
+}
+
+func (t *TPM) start(address, network string, where ...string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.process != nil {
 		return nil
 	}
-	cmd := exec.Command(t.emulator, "socket", "--tpm2", "--tpmstate", "dir="+t.dir,
-		"--server", "type=unixio,path="+t.Path, "--ctrl", "type=unixio,path="+t.Path+".ctrl", "--flags", "not-need-init,startup-clear")
+	cmd := exec.Command(t.emulator, append([]string{"socket", "--tpm2", "--tpmstate", "dir=" + t.dir, "--flags", "not-need-init,startup-clear"}, where...)...)
 	var words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &words, &words
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	for end := time.Now().Add(startTime); ; {
-		conn, err := net.Dial("unix", t.Path)
+		conn, err := net.Dial(network, address)
 		if err == nil {
 			t.process = cmd
 			return conn.Close()
@@ -292,6 +316,13 @@ func (t *TPM) Start() error {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// StartTCP starts a TPM that was stopped on a TCP port of 127.0.0.1 instead of its
+// socket.
+func (t *TPM) StartTCP(port int) error {
+	return t.start("127.0.0.1:"+strconv.Itoa(port), "tcp",
+		"--server", fmt.Sprintf("type=tcp,port=%d,bindaddr=127.0.0.1", port), "--ctrl", fmt.Sprintf("type=tcp,port=%d,bindaddr=127.0.0.1", port+1))
 }
 
 // Stop ends the TPM. Its keys and indices stay; what was loaded, and the registers,
