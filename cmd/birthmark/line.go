@@ -91,7 +91,7 @@ func (n *node) openLine(ctx context.Context) (err error) {
 	n.line = l
 	n.enroller, err = enroll.New(enroll.Config{
 		Devices: n.store, Authorities: n.authority, Approvals: n.store, MayIssue: n.mayIssue, Now: time.Now, Logger: n.log,
-		Line: &enroll.Line{Store: n.store, Planes: planes, Keys: l.keys, Alarms: alarms{l.factory}, Status: n.status, Random: rand.Reader, Packages: l.statements},
+		Line:   &enroll.Line{Store: n.store, Planes: planes, Keys: l.keys, Alarms: alarms{l.factory}, Status: n.status, Random: rand.Reader, Packages: l.statements},
 		Attest: &enroll.Attest{Store: n.store, Chips: n.store, Random: rand.Reader},
 	})
 	return err

@@ -122,10 +122,10 @@ func TestRolesHoldWhatTheTableSays(t *testing.T) {
 		may  []access.Action
 		not  []access.Action
 	}{
-		{access.Viewer, []access.Action{access.DeviceRead}, []access.Action{access.DeviceRegister, access.LedgerRead}},
-		{access.LineLead, []access.Action{access.DeviceRegister}, []access.Action{access.DeviceManage, access.CertificateRevoke}},
+		{access.Viewer, []access.Action{access.DeviceRead, access.AttestRead}, []access.Action{access.DeviceRegister, access.AttestManage, access.LedgerRead}},
+		{access.LineLead, []access.Action{access.DeviceRegister}, []access.Action{access.DeviceManage, access.AttestManage, access.CertificateRevoke}},
 		{access.Planner, []access.Action{access.OrderManage, access.ApprovalDecide}, []access.Action{access.DeviceManage, access.ManifestManage, access.CertificateRevoke}},
-		{access.RAOfficer, []access.Action{access.CertificateRevoke, access.ApprovalDecide}, []access.Action{access.AuthorityManage, access.AccessManage}},
+		{access.RAOfficer, []access.Action{access.AttestManage, access.CertificateRevoke, access.ApprovalDecide}, []access.Action{access.AuthorityManage, access.AccessManage}},
 		{access.CAOfficer, []access.Action{access.AuthorityManage, access.ApprovalDecide}, []access.Action{access.AccessManage, access.CertificateIssue}},
 		{access.Auditor, []access.Action{access.LedgerRead}, []access.Action{access.DeviceRegister, access.ApprovalDecide}},
 		{access.Administrator, access.Actions(), nil},

@@ -184,9 +184,8 @@ func wordsOf(k attest.Kind) []string {
 // fromUnit fills in what a production order's record says; a credential without a
 // unit proved nothing.
 func (a *API) fromUnit(ctx context.Context, e *Evidence, u *factory.Unit) error {
-	kind := attest.Kind(u.Evidence)
-	row, ok := attest.RowOf(kind)
-	if !ok || u.Chip == 0 {
+	row, ok := attest.RowOf(attest.Kind(u.Evidence))
+	if !ok { // no unit, or one that showed nothing
 		row, _ = attest.RowOf(attest.None)
 	}
 	e.Kind, e.Claims, e.Words = string(row.Kind), some(row.Always.Names()), []string{row.Words}
@@ -198,6 +197,6 @@ func (a *API) fromUnit(ctx context.Context, e *Evidence, u *factory.Unit) error 
 		return err
 	}
 	e.Chip = chip.UID
-	e.Words = append(e.Words, fmt.Sprintf("the chip is %s, a %s of %s: entry %d of manifest %d", chip.UID, chip.ChipType, chip.Vendor, chip.Entry, chip.Manifest))
+	e.Words = append(e.Words, fmt.Sprintf("the chip is %s (%s of %s): entry %d of manifest %d", chip.UID, chip.ChipType, chip.Vendor, chip.Entry, chip.Manifest))
 	return nil
 }

@@ -151,7 +151,7 @@ func (w *World) wireLine(t testing.TB, log *slog.Logger) {
 	t.Cleanup(pool.Close)
 	w.Enroller, err = enroll.New(enroll.Config{
 		Devices: w.Store, Authorities: w.Authority, Approvals: w.Store, MayIssue: func() error { return nil }, Now: w.Now, Logger: log,
-		Line: &enroll.Line{Store: w.Store, Planes: planes, Keys: pool, Alarms: alarms{w.Factory}, Status: w.Status, Random: rand.Reader, Packages: w.Statements},
+		Line:   &enroll.Line{Store: w.Store, Planes: planes, Keys: pool, Alarms: alarms{w.Factory}, Status: w.Status, Random: rand.Reader, Packages: w.Statements},
 		Attest: &enroll.Attest{Store: w.Store, Chips: w.Store, Random: rand.Reader},
 	})
 	must(t, err)
