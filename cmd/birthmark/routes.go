@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	"github.com/birthmark/birthmark/internal/format/tpm"
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/protocol/est"
 	"github.com/birthmark/birthmark/internal/protocol/ocsp"
@@ -17,22 +18,24 @@ func (s *service) deviceRoutes() []server.Route {
 	operations := []struct {
 		method, name string
 		action       access.Action
+		maxBody      int64
 		handler      server.Handler
 	}{
-		{"GET", "cacerts", access.Public, h.CACerts},
-		{"GET", "csrattrs", access.Enroll, h.CSRAttrs},
-		{"POST", "simpleenroll", access.Enroll, h.SimpleEnroll},
-		{"POST", "simplereenroll", access.Enroll, h.SimpleReenroll},
-		{"POST", "serverkeygen", access.Enroll, h.ServerKeyGen},
+		{"GET", "cacerts", access.Public, 0, h.CACerts},
+		{"GET", "csrattrs", access.Enroll, 0, h.CSRAttrs},
+		{"POST", "simpleenroll", access.Enroll, est.MaxBody, h.SimpleEnroll},
+		{"POST", "simplereenroll", access.Enroll, est.MaxBody, h.SimpleReenroll},
+		{"POST", "serverkeygen", access.Enroll, est.MaxBody, h.ServerKeyGen},
+		{"GET", "nonce", access.Enroll, 0, h.Nonce},
+		{"POST", "nonce", access.Enroll, est.MaxNonceBody, h.Nonce},
+		{"POST", "tcg-csr", access.Enroll, tpm.MaxCSR, h.TCGCSR},
 	}
 	var routes []server.Route
 	for _, o := range operations {
 		for _, path := range []string{est.Prefix + o.name, est.Prefix + "{label}/" + o.name} {
-			r := server.Route{Method: o.method, Path: path, Action: o.action, Handler: o.handler, Fault: est.WriteFault}
-			if o.method == http.MethodPost {
-				r.MaxBody = est.MaxBody
-			}
-			routes = append(routes, r)
+			routes = append(routes, server.Route{
+				Method: o.method, Path: path, Action: o.action, Handler: o.handler, MaxBody: o.maxBody, Fault: est.WriteFault,
+			})
 		}
 	}
 	for _, o := range s.stations.Operations() {
