@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -30,4 +31,32 @@ func TestCeremonyInHardware(t *testing.T) {
 			return scriptSetup(e)
 		},
 	})
+}
+
+// TestCeremonyRunbook types in what docs/operate/ceremony.md says, in order.
+func TestCeremonyRunbook(t *testing.T) {
+	needs.Unix(t)
+	text, err := os.ReadFile("../../docs/operate/ceremony.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var script strings.Builder
+	commands, inside := 0, false
+	for line := range strings.Lines(string(text)) {
+		switch {
+		case strings.HasPrefix(line, "```"):
+			inside = !inside && strings.HasPrefix(line, "```sh")
+		case inside:
+			commands++
+			script.WriteString("exec " + strings.ReplaceAll(line, `"`, `'`))
+		}
+	}
+	if commands < 20 {
+		t.Fatalf("the runbook has %d commands", commands)
+	}
+	file := filepath.Join(t.TempDir(), "runbook.txt")
+	if err := os.WriteFile(file, []byte(script.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{Files: []string{file}, Setup: scriptSetup})
 }
