@@ -13,12 +13,13 @@ import (
 // tpmFlags say which TPM.
 type tpmFlags struct {
 	TPM             string `name:"tpm" help:"Device file, Unix socket or HOST:PORT of the TPM; nothing: /dev/tpmrm0 or /dev/tpm0." placeholder:"PATH" env:"BIRTHMARK_AGENT_TPM"`
+	EKTemplate      string `name:"ek-template" help:"Endorsement key to use, by its template, such as H-3; nothing: the first that the maker certified." placeholder:"NAME"`
 	OwnerFile       string `help:"File with the password of the TPM's owner hierarchy, if it has one." placeholder:"FILE" type:"existingfile"`
 	EndorsementFile string `help:"File with the password of the TPM's endorsement hierarchy, if it has one." placeholder:"FILE" type:"existingfile"`
 }
 
 func (f *tpmFlags) config() (tpm.Config, error) {
-	c := tpm.Config{Path: f.TPM}
+	c := tpm.Config{Path: f.TPM, Template: f.EKTemplate}
 	var err error
 	if c.OwnerAuth, err = secret(f.OwnerFile); err == nil {
 		c.EndorsementAuth, err = secret(f.EndorsementFile)

@@ -106,9 +106,31 @@ func (u *turn) certified() ([]*Endorsement, error) {
 	}
 	chain, err := u.chain(indices)
 	for _, e := range all {
-		e.Chain = append(e.Chain, chain...)
+		e.Chain = path(e.Certificate, append(e.Chain, chain...))
 	}
 	return all, err
+}
+
+// maxChain is how many intermediates a claim carries.
+const maxChain = 6
+
+// path returns those certificates that lead from the endorsement key's to a root,
+// issuers first: a maker keeps those of several keys in one place.
+func path(leaf []byte, among [][]byte) [][]byte {
+	var found [][]byte
+	at, err := x509.ParseCertificate(leaf)
+	for err == nil && len(found) < maxChain && !bytes.Equal(at.RawIssuer, at.RawSubject) {
+		i := slices.IndexFunc(among, func(der []byte) bool {
+			c, err := x509.ParseCertificate(der)
+			return err == nil && bytes.Equal(c.RawSubject, at.RawIssuer) && !bytes.Equal(c.RawSubject, c.RawIssuer)
+		})
+		if i < 0 {
+			break
+		}
+		found = append(found, among[i])
+		at, err = x509.ParseCertificate(among[i])
+	}
+	return found
 }
 
 // chain reads the maker's intermediates, which may go over from one index to the

@@ -27,27 +27,21 @@ import (
 	"github.com/birthmark/birthmark/internal/needs"
 )
 
-// openSSLConfig makes every program on OpenSSL 3 load keys of a TPM; it is the one
-// of docs/operate/agent.md.
-const openSSLConfig = `openssl_conf = openssl_init
-
-[openssl_init]
-providers = provider_sect
-alg_section = algorithm_sect
-
-[algorithm_sect]
-default_properties = ?tpm2.signature=yes
-
-[provider_sect]
-default = default_sect
-tpm2 = tpm2_sect
-
-[default_sect]
-activate = 1
-
-[tpm2_sect]
-activate = 1
-`
+// openSSLConfig returns the configuration with which every program on OpenSSL 3
+// loads keys of a TPM, as docs/operate/agent.md has it.
+func openSSLConfig(t *testing.T) []byte {
+	t.Helper()
+	text, err := os.ReadFile("../../../docs/operate/agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), "```\n# /etc/birthmark/openssl.cnf\n")
+	config, _, closed := strings.Cut(rest, "```")
+	if !found || !closed {
+		t.Fatal("docs/operate/agent.md has no configuration for OpenSSL")
+	}
+	return []byte(config)
+}
 
 // office is a small authority with a device's credential in a folder.
 type office struct {
@@ -81,7 +75,7 @@ func newOffice(t *testing.T, kind format.KeyKind) *office {
 	o.write("key.pem", file)
 	o.write("certificate.pem", certificatePEM(c))
 	o.write("ca.pem", certificatePEM(o.root))
-	o.write("openssl.cnf", []byte(openSSLConfig))
+	o.write("openssl.cnf", openSSLConfig(t))
 	return o
 }
 
