@@ -21,6 +21,7 @@ type figures struct {
 	resident   int64
 	crl        crlFigures
 	factory    factoryFigures
+	tpm        tpmFigures
 }
 
 // median is robust against passes in which the machine had other work.
@@ -78,7 +79,7 @@ func (t *table) markdown(out io.Writer) {
 
 // print writes all tables and, last, the ratio that matters most.
 func (b *bench) print() {
-	list := []*table{b.enrollTable(), b.factoryTable(), b.factoryAims(), b.issuingTable(), b.ocspTable(), b.registerTable(), b.crlTable()}
+	list := []*table{b.enrollTable(), b.factoryTable(), b.factoryAims(), b.tpmTable(), b.issuingTable(), b.ocspTable(), b.registerTable(), b.crlTable()}
 	fmt.Fprintf(b.out, "\n%s, %d cores, %s; %s; load average %s\n",
 		cpuModel(), runtime.NumCPU(), runtime.Version(), cmp.Or(b.figures.postgres, errNoPostgres.Error()), loadAverage())
 	for _, t := range list {

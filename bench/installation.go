@@ -26,6 +26,7 @@ type installation struct {
 	binary   string
 	data     string // folder
 	database string // DSN
+	socket   string // of the signer that has the issuing authority's key; empty: a file has it
 	issuer   []byte // DER of the issuing authority
 	root     []byte
 
@@ -63,7 +64,11 @@ func (i *installation) install(ctx context.Context) error {
 	if err := os.WriteFile(secret, []byte("passphrase of the benchmark's root\n"), 0o600); err != nil {
 		return err
 	}
-	err := i.command(ctx, "init", "--org", "Bench", "--status-url", "http://status.bench.example", "--root-passphrase-file", secret)
+	args := []string{"init", "--org", "Bench", "--status-url", "http://status.bench.example", "--root-passphrase-file", secret}
+	if i.socket != "" {
+		args = append(args, "--issuing-key", "signer:issuing")
+	}
+	err := i.command(ctx, args...)
 	for _, name := range products {
 		if err == nil {
 			err = i.command(ctx, "product", "add", "--name", name, "--profile", "idevid", "--profile", "ldevid-cloud")
@@ -79,8 +84,22 @@ func (i *installation) command(ctx context.Context, args ...string) error {
 
 // output runs a command of the program and returns what it wrote.
 func (i *installation) output(ctx context.Context, args ...string) ([]byte, error) {
-	args = append(args, "--data", i.data, "--database", i.database)
-	text, err := exec.CommandContext(ctx, i.binary, args...).Output()
+	return i.tool(ctx, append(args, "--data", i.data, "--database", i.database)...)
+}
+
+// signerEnv tells the program where the signer is, if there is one.
+func (i *installation) signerEnv() []string {
+	if i.socket == "" {
+		return nil
+	}
+	return []string{"BIRTHMARK_SIGNER_SOCKET=" + i.socket}
+}
+
+// tool runs a command that knows no data folder.
+func (i *installation) tool(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, i.binary, args...)
+	cmd.Env = append(os.Environ(), i.signerEnv()...)
+	text, err := cmd.Output()
 	if err != nil {
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			text = exit.Stderr
@@ -153,7 +172,7 @@ func (i *installation) start(ctx context.Context) (time.Duration, error) {
 	}
 	i.device, i.status, i.pprof = addresses[0], addresses[1], addresses[3]
 	begin := time.Now()
-	i.server, err = start(ctx, i.data, "serve", []string{"BENCH_PPROF=" + i.pprof}, i.binary, "serve", "--data", i.data, "--database", i.database,
+	i.server, err = start(ctx, i.data, "serve", append(i.signerEnv(), "BENCH_PPROF="+i.pprof), i.binary, "serve", "--data", i.data, "--database", i.database,
 		"--device-listen", i.device, "--status-listen", i.status, "--console-listen", addresses[2])
 	if err != nil {
 		return 0, err

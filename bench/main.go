@@ -68,8 +68,10 @@ var parts = map[string]func(context.Context, []string) error{
 	"line":      func(ctx context.Context, _ []string) error { return runLine(ctx, os.Stdin, os.Stdout) },
 	"load":      func(ctx context.Context, _ []string) error { return runLoad(ctx, os.Stdin, os.Stdout) },
 	"ideal":     func(ctx context.Context, _ []string) error { return runIdeal(ctx, os.Stdin, os.Stdout) },
+	"tpm":       func(ctx context.Context, _ []string) error { return runTPMs(ctx, os.Stdin, os.Stdout) },
 	"presigned": func(ctx context.Context, _ []string) error { return runPresigned(ctx, os.Stdin, os.Stdout) },
 	"crl":       runCRL,
+	"signers":   func(ctx context.Context, _ []string) error { return runSigners(ctx, os.Stdout) },
 }
 
 func main() {

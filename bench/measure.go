@@ -84,9 +84,9 @@ func measure(ctx context.Context, p plan, out io.Writer) (err error) {
 	if b.load, err = b.startPart(ctx, "load"); err != nil {
 		return err
 	}
-	parts := []func(context.Context) error{b.prepare, b.serve, b.cells, b.factory, b.issuing, b.ocsp, b.register, b.crl}
+	parts := []func(context.Context) error{b.prepare, b.serve, b.cells, b.factory, b.tpm, b.issuing, b.ocsp, b.register, b.crl}
 	if p.profiles != "" {
-		parts = parts[:4]
+		parts = parts[:5]
 	}
 	for _, part := range parts {
 		if err := part(ctx); err != nil {
@@ -97,6 +97,7 @@ func measure(ctx context.Context, p plan, out io.Writer) (err error) {
 		b.enrollTable().text(out)
 		b.factoryTable().text(out)
 		b.factoryAims().text(out)
+		b.tpmTable().text(out)
 		return nil
 	}
 	b.print()
