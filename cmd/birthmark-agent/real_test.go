@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/birthmark/birthmark/internal/edge/agent"
+	"github.com/birthmark/birthmark/internal/edge/station"
+	"github.com/birthmark/birthmark/internal/edge/station/queue"
+	"github.com/birthmark/birthmark/internal/edge/station/tpmnest"
+	"github.com/birthmark/birthmark/internal/edge/tpm"
+	"github.com/birthmark/birthmark/internal/edge/tpm/tpmtest"
+	"github.com/birthmark/birthmark/internal/needs"
+)
+
+func pemOf(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// typed runs birthmark-agent as a person would and returns what it says.
+func typed(t *testing.T, args ...string) (string, int) {
+	t.Helper()
+	var out bytes.Buffer
+	code := run(t.Context(), args, &streams{out: &out, err: &out})
+	return out.String(), code
+}
+
+// TestFromTheFactoryToTheField is a device's life so far: a station gives it its
+// initial identity in the TPM, with which the agent gets the certificates that the
+// device works with.
+func TestFromTheFactoryToTheField(t *testing.T) {
+	needs.Time(t)
+	maker, all := tpmtest.Start(t, 2)
+	s := newServer(t, maker)
+	unit := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(t.Context(), filepath.Join(s.bin, "birthmark-station"), append(args, "--state", s.path("station"))...).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := unit("enroll", "--server", s.url(), "--code", s.order("PO", 2), "--trust", s.path("trust.pem")); err != nil {
+		t.Fatal(out)
+	}
+	if out, err := unit("unit", "--adapter", "tpm", "--tpm", all[0].Path, "--serial", "GW1"); err != nil || !strings.HasPrefix(out, "PASS") {
+		t.Fatal(out)
+	}
+	if out, err := unit("unit", "--adapter", "tpm", "--tpm", all[0].Path, "--serial", "GW2"); err == nil || !strings.Contains(out, "BM-9060") {
+		t.Errorf("a second serial for one TPM: %s", out)
+	}
+
+	common := []string{"--server", s.url(), "--ca", s.path("trust.pem"), "--tpm", all[0].Path, "--out", s.path("gw1")}
+	enroll := append([]string{"enroll", "--ak", "--label", "ldevid-cloud"}, common...)
+	if out, code := typed(t, append(enroll, "--idevid", "tpm")...); code != 0 || !strings.HasPrefix(out, "Enrolled") {
+		t.Fatal(out)
+	}
+	if out, code := typed(t, enroll...); code != 0 || !strings.HasPrefix(out, "Nothing to do") {
+		t.Error(out)
+	}
+	if out, code := typed(t, "status", "--out", s.path("gw1")); code != 0 || !strings.Contains(out, "CN=GW1") || !strings.Contains(out, "attestation key") {
+		t.Error(out)
+	}
+	if out, code := typed(t, append([]string{"doctor"}, common...)...); code != 0 || strings.Contains(out, "FAIL") {
+		t.Error(out)
+	}
+
+	// Another device's TPM does not get in with this one's secret-less certificate file.
+	other := []string{"enroll", "--server", s.url(), "--ca", s.path("trust.pem"), "--tpm", all[1].Path, "--out", s.path("gw2"), "--idevid", "tpm"}
+	if out, code := typed(t, other...); code == 0 || !strings.Contains(out, "BM-9084") {
+		t.Error(out)
+	}
+	if out, code := typed(t, "enroll", "--server", s.url(), "--ca", s.path("trust.pem"), "--out", s.path("gw3"), "--key", "file"); code == 0 || !strings.Contains(out, "BM-") {
+		t.Errorf("nobody enrolled: %s", out)
+	}
+
+	// In time it renews: the same key, a later certificate.
+	d, err := tpm.Open(t.Context(), tpm.Config{Path: all[0].Path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.read("gw1/" + agent.KeyFile)
+	a, err := agent.New(agent.Config{
+		Dir: s.path("gw1"), Server: s.url(), Trust: s.read("trust.pem"), Label: "ldevid-cloud", Key: agent.InTPM, TPM: d,
+		Now: func() time.Time { return time.Now().Add(300 * 24 * time.Hour) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := a.Enroll(t.Context()); err != nil || out.Did != agent.Renewed {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if !bytes.Equal(before, s.read("gw1/"+agent.KeyFile)) {
+		t.Error("renewing changed the key")
+	}
+}
+
+// TestADeviceWithoutATPMEnrollsByItsSecret keeps its key in a file.
+func TestADeviceWithoutATPMEnrollsByItsSecret(t *testing.T) {
+	needs.Time(t)
+	maker, _ := tpmtest.Start(t, 1)
+	s := newServer(t, maker)
+	s.run(nil, "product", "add", "--name", "plain")
+	var added struct{ Secret string }
+	s.run(&added, "device", "add", "--product", "plain", "--serial", "P1")
+	s.write("secret", []byte(added.Secret+"\n"))
+	args := []string{"enroll", "--server", s.url(), "--ca", s.path("trust.pem"), "--out", s.path("p1"), "--key", "file"}
+	if out, code := typed(t, append(args, "--serial", "P1", "--secret-file", s.path("secret"))...); code != 0 || !strings.HasPrefix(out, "Enrolled") {
+		t.Fatal(out)
+	}
+	if out, code := typed(t, args...); code != 0 || !strings.HasPrefix(out, "Nothing to do") {
+		t.Error(out)
+	}
+	a, err := agent.New(agent.Config{
+		Dir: s.path("p1"), Server: s.url(), Trust: s.read("trust.pem"), Key: agent.InFile,
+		Now: func() time.Time { return time.Now().Add(300 * 24 * time.Hour) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := a.Enroll(t.Context()); err != nil || out.Did != agent.Renewed {
+		t.Errorf("%+v, %v", out, err)
+	}
+	s.write("secret", []byte("guessed"))
+	if out, code := typed(t, append(args[:5:5], "--out", s.path("p2"), "--key", "file", "--serial", "P1", "--secret-file", s.path("secret"))...); code == 0 || !strings.Contains(out, "BM-201") {
+		t.Errorf("a guessed secret: %s", out)
+	}
+}
+
+// The load test: so many TPMs at once, the server killed in the middle.
+const fleet = 50
+
+// TestFiftyTPMsWhileTheServerDies provisions a fleet at once while the server is
+// killed and started again: every unit passes, each has one certificate, and the
+// order's account is exact.
+func TestFiftyTPMsWhileTheServerDies(t *testing.T) {
+	needs.Time(t)
+	maker, all := tpmtest.Start(t, fleet)
+	s := newServer(t, maker)
+	home, err := station.Enroll(t.Context(), station.Enrollment{Dir: s.path("station"), Server: s.url(), Code: s.order("PO", fleet), Trust: s.read("trust.pem")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := home.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	q, err := queue.Open(queue.Config{Dir: s.path("station")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	paths := map[string]string{}
+	for i, one := range all {
+		paths[fmt.Sprint(i)] = one.Path
+	}
+	adapter, err := tpmnest.New(tpmnest.Config{TPMs: paths})
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := station.New(station.Config{Link: client, Queue: q, Adapter: adapter, Now: time.Now, Patience: time.Minute, ConfirmPatience: time.Minute, Attempts: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	background, stop := context.WithCancel(t.Context())
+	defer stop()
+	go line.Run(background)
+
+	begin := time.Now()
+	killed := make(chan struct{})
+	var once, nests sync.WaitGroup
+	passed := make(chan station.Outcome, fleet)
+	once.Go(func() {
+		defer close(killed)
+		for range fleet / 5 { // when a fifth is through
+			<-passed
+		}
+		s.kill()
+		s.start()
+	})
+	outcomes := make([]station.Outcome, fleet)
+	for i := range all {
+		nests.Go(func() {
+			outcomes[i] = line.Do(t.Context(), station.Job{Nest: fmt.Sprint(i), DeviceSerial: fmt.Sprintf("GW%02d", i)})
+			passed <- outcomes[i]
+		})
+	}
+	nests.Wait()
+	once.Wait()
+	if _, err := line.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d TPMs in %v, the server's death and start included", fleet, time.Since(begin).Round(time.Millisecond))
+	seen := map[string]int{}
+	for i, o := range outcomes {
+		if !o.Passed() {
+			t.Errorf("%+v", o)
+		}
+		seen[string(o.Certificate)]++
+		held, err := certificateIn(t, all[i])
+		if err != nil || !bytes.Equal(held, o.Certificate) {
+			t.Errorf("GW%02d holds another certificate than it was given, %v", i, err)
+		}
+	}
+	if len(seen) != fleet {
+		t.Errorf("%d certificates for %d units", len(seen), fleet)
+	}
+	if a := s.account("PO"); a.Issued != fleet || a.Live != fleet || a.Confirmed != fleet || a.Left != 0 {
+		t.Errorf("the order's account: %+v", a)
+	}
+	// A unit more is one too many.
+	if o := line.Do(t.Context(), station.Job{Nest: "0", DeviceSerial: "GW99"}); o.Passed() {
+		t.Errorf("one too many: %+v", o)
+	}
+	s.run(nil, "ledger", "verify")
+}
+
+// certificateIn reads the certificate that a TPM holds, and fails if anything is
+// left loaded in it.
+func certificateIn(t *testing.T, one *tpmtest.TPM) ([]byte, error) {
+	t.Helper()
+	d, err := tpm.Open(t.Context(), tpm.Config{Path: one.Path})
+	if err != nil {
+		return nil, err
+	}
+	h, err := d.Handles(t.Context())
+	if err != nil {
+		return nil, err
+	}
+	if len(h.Objects)+len(h.Sessions) > 0 {
+		t.Errorf("a TPM holds objects %x and sessions %x", h.Objects, h.Sessions)
+	}
+	text, err := d.ReadNV(t.Context(), tpmnest.DefaultIndex)
+	return text, err
+}
