@@ -40,6 +40,7 @@ type world struct {
 	enroller *enroll.Enroller
 	status   *status.Service
 	alarms   alarms
+	line     *enroll.Line
 	operator *access.Caller
 
 	mu  sync.Mutex
@@ -118,13 +119,19 @@ func (w *world) open(node string) {
 	})
 	must(t, err)
 	w.alarms = make(chan factory.Alarm, 1000)
+	w.line = &enroll.Line{Store: w.store, Planes: planes, Keys: pool, Alarms: w.alarms, Status: w.status, Random: rand.Reader}
+	w.reopen(&enroll.Attest{Store: w.store, Chips: w.store, Random: rand.Reader})
+}
+
+// reopen makes an enroller anew, with this for TPMs.
+func (w *world) reopen(a *enroll.Attest) {
+	w.t.Helper()
+	var err error
 	w.enroller, err = enroll.New(enroll.Config{
 		Devices: w.store, Authorities: w.plane, Approvals: w.store, MayIssue: func() error { return nil },
-		Now: w.clock, Logger: log,
-		Line:   &enroll.Line{Store: w.store, Planes: planes, Keys: pool, Alarms: w.alarms, Status: w.status, Random: rand.Reader},
-		Attest: &enroll.Attest{Store: w.store, Chips: w.store, Random: rand.Reader},
+		Now: w.clock, Logger: slog.New(slog.DiscardHandler), Line: w.line, Attest: a,
 	})
-	must(t, err)
+	must(w.t, err)
 }
 
 // withoutLine is an enroller of an installation that has no production line.

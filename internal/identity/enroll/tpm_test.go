@@ -2,6 +2,8 @@ package enroll_test
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -649,4 +651,58 @@ func registers(x *unitTPM, pcrs ...int) map[int]string {
 		out[i] = hex.EncodeToString(v)
 	}
 	return out
+}
+
+// The firmware's version is known only when the TPM has attested something.
+func TestFirmwareThatIsDenied(t *testing.T) {
+	l := newTPMLine(t, nil)
+	f := tpmtest.Bundle(2, l.maker)
+	f.Deny = []attest.Deny{{Vendor: "id:54455354", FirmwareFrom: 0x0001000200030000, FirmwareTo: 0x000100020003FFFF, Reason: "weak keys"}}
+	l.trust(f)
+	for name, tt := range map[string]struct {
+		firmware uint64
+		want     fault.Code
+	}{
+		"the weak one": {0x0001000200030004, fault.EKDenied},
+		"the next one": {0x0001000200040000, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newTPM(t, l.maker, "SN-"+wordsOf(name), tpmtest.Options{Firmware: tt.firmware})
+			x.ak = tpmtest.NewKey(t, x.TPM, tpmtest.AKArea(wire.ECP256), tpmtest.Endorsement) // which masks nothing
+			_, err := l.ask(l.answered(x, l.challenged(x)))
+			if tt.want == 0 {
+				must(t, err)
+				return
+			}
+			refused(t, err, tt.want)
+		})
+	}
+}
+
+// forgetful is a record whose manifests can be taken away.
+type forgetful struct {
+	enroll.Chips
+	empty bool
+}
+
+func (f *forgetful) ChipByKey(ctx context.Context, digest [32]byte) (factory.Chip, error) {
+	if f.empty {
+		return factory.Chip{}, fault.New(fault.ChipUnknown)
+	}
+	return f.Chips.ChipByKey(ctx, digest)
+}
+
+// A TPM that only the list vouches for is nothing without the list.
+func TestListThatIsGone(t *testing.T) {
+	l := newTPMLine(t, nil)
+	list := &forgetful{Chips: l.store}
+	l.reopen(&enroll.Attest{Store: l.store, Chips: list, Random: rand.Reader})
+	x := newTPM(t, nil, "SN-1", tpmtest.Options{Bare: true})
+	l.listTPM(x, nil)
+	u := l.answered(x, l.challenged(x))
+	list.empty = true
+	_, err := l.ask(u)
+	refused(t, err, fault.EKNotListed)
+	list.empty = false
+	l.made(u)
 }
