@@ -5,12 +5,13 @@
 # make bench   the figures of docs/performance.md; BENCH_QUICK=1 for the short form
 # make fuzz    every fuzz target, FUZZTIME=20s each
 # make release reproducible binaries, checksums and SBOM in dist/
+# make signer  birthmark-signer with PKCS #11, for this machine (needs a C compiler)
 # make release-check   builds twice, apart, and compares the bytes
 
 FUZZTIME ?= 20s
 TESTFLAGS ?=
 
-.PHONY: test short check bench fuzz release release-check setup
+.PHONY: test short check bench fuzz release release-check signer setup
 
 test: setup
 	BIRTHMARK_NO_SKIP=1 tools/postgres.sh go test -timeout 15m $(TESTFLAGS) ./...
@@ -30,6 +31,12 @@ fuzz:
 
 release:
 	tools/release.sh dist
+
+# PKCS #11 modules are C libraries, so this build alone uses cgo; -trimpath keeps
+# it as reproducible as the compiler is.
+signer:
+	mkdir -p dist
+	CGO_ENABLED=1 go build -trimpath -tags pkcs11 -ldflags "-s -w" -o dist/birthmark-signer ./cmd/birthmark-signer
 
 release-check:
 	tools/release-check.sh

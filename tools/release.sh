@@ -18,9 +18,17 @@ trap 'rm -rf "$work"' EXIT
 go -C tools build -o "$work/sbom" ./sbom
 
 names=()
+# The programs of a system. birthmark-signer asks Linux who its callers are. It is
+# built without PKCS #11 here: that needs cgo and the C library of the machine it
+# is to run on (`make signer`).
+programs() {
+    echo birthmark birthmark-station birthmark-agent
+    [ "$1" != linux ] || echo birthmark-signer
+}
+
 for platform in $platforms; do
     os=${platform%/*} arch=${platform#*/}
-    for program in birthmark birthmark-station; do
+    for program in $(programs "$os"); do
         name=${program}_${version}_${os}_${arch}
         [ "$os" != windows ] || name=$name.exe
         echo "release: $name"
