@@ -58,10 +58,13 @@ type Request struct {
 	SharedKey bool
 }
 
-// Parse judges a DER PKCS #10 request (RFC 2986). It returns a fault of the
-// 1xxx block for whatever does not pass. The result aliases der, which the
-// caller must not change afterwards.
+// Parse judges a DER PKCS #10 request (RFC 2986), or a TCG-CSR, which says nothing of
+// subject and names. It returns a fault of the 1xxx block for whatever does not
+// pass. The result aliases der, which the caller must not change afterwards.
 func Parse(der []byte) (*Request, error) {
+	if isTCG(der) {
+		return parseTCG(der)
+	}
 	if len(der) > MaxSize {
 		return nil, fault.New(fault.RequestTooLarge, "more than", MaxSize, "octets of DER")
 	}

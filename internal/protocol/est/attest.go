@@ -85,16 +85,22 @@ func evidence(csr []byte) (*enroll.Attestation, error) {
 	return &enroll.Attestation{Attest: b.Attest, Signature: b.Signature, Public: b.Public, AKCertificates: b.Certificates}, nil
 }
 
-// TCGCSRType is the media type under which a TCG-CSR-IDEVID is sent; the TCG names
-// none.
+// TCGCSRType is the media type under which a TCG-CSR is sent; the TCG names none.
 const TCGCSRType = "application/octet-stream"
 
-// TCGCSR answers /tcg-csr: a TCG-CSR-IDEVID gets a challenge for the label, as a
-// Claim does under /attest/v1, and it is answered there: for the label's profile
-// with a request for the IDevID key, or without one for the certificate of the IAK.
+// TCGCSR answers /tcg-csr. A TCG-CSR-IDEVID gets a challenge for the label, as a
+// Claim does under /attest/v1, and it is answered there: with the same octets as the
+// request for the IDevID key, and without a request for the certificate of the IAK.
+// A TCG-CSR-LDEVID, whose IAK has a certificate of ours, gets its certificate at
+// once.
 func (h *Handlers) TCGCSR(w http.ResponseWriter, r *http.Request, body []byte) error {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != TCGCSRType {
 		return fault.New(fault.ContentTypeWrong, "want", TCGCSRType)
+	}
+	if c, err := tpm.ParseCSRLDevID(body); err == nil {
+		return h.enrollAs(w, r, enroll.Enroll, body, &enroll.Attestation{
+			Attest: c.Certify, Signature: c.CertifySignature, Public: c.Public, AKCertificates: [][]byte{c.IAKCertificate},
+		})
 	}
 	claim, err := claim(body)
 	if err != nil {

@@ -336,7 +336,13 @@ func TestTCGCSRLeadsToBothCertificates(t *testing.T) {
 		must(t, json.Unmarshal(body, out))
 		return out
 	}
-	first := f.answer(t, d, "", d.key, challenge(f.client(t, ""), "tcg-csr"))
+	c := challenge(f.client(t, ""), "tcg-csr")
+	a, err := d.Answer(d.ak, d.key, c)
+	must(t, err)
+	// The same form is the request for the IDevID key.
+	made, err := f.Enroller.Enroll(t.Context(), enroll.Request{Operation: enroll.Enroll, Requester: d.who, TPM: &a, CSR: d.tcgCSR(t, nil)})
+	must(t, err)
+	first := made.Credential.DER
 	leaf, err := x509.ParseCertificate(first)
 	must(t, err)
 	d.who = enroll.Requester{Chain: []*x509.Certificate{leaf}}
@@ -345,6 +351,48 @@ func TestTCGCSRLeadsToBothCertificates(t *testing.T) {
 	must(t, err)
 	if !bytes.Equal(ak.RawSubjectPublicKeyInfo, d.ak.SPKI()) {
 		t.Error("the second certificate is not the IAK's")
+	}
+}
+
+func TestTCGCSRLDevID(t *testing.T) {
+	f := newField(t)
+	d := f.enrolled(t, "GW-1")
+	c := f.client(t, "GW-1")
+	build := func(key, by *tpmtest.Key, nonce []byte) []byte {
+		q := &tpm.CSRLDevID{HashAlg: tpm.AlgSHA256, IAKCertificate: d.akCert, Public: key.Public()}
+		q.Certify, q.CertifySignature = d.Certify(d.ak, key, nonce)
+		b, err := q.Build(func(content []byte) ([]byte, error) { return by.Sign(t, content), nil })
+		must(t, err)
+		return b
+	}
+	area := tpmtest.SubjectArea(tpm.ECP256)
+	area.Scheme = tpm.Scheme{Alg: tpm.AlgECDSA, Hash: tpm.AlgSHA256} // so that it signs as a TPM does
+	newKey := func() *tpmtest.Key { return tpmtest.NewKey(t, d.TPM, area, tpmtest.Owner) }
+	key := newKey()
+	status, header, body := c.do(t, http.MethodPost, "tcg-csr", est.TCGCSRType, build(key, key, c.nonce(t)))
+	if status != http.StatusOK || header.Get("Content-Type") != "application/pkcs7-mime; smime-type=certs-only" {
+		t.Fatalf("%d %s", status, body)
+	}
+	der, err := base64.StdEncoding.DecodeString(body)
+	must(t, err)
+	certs, err := cms.ParseCertsOnly(der)
+	must(t, err)
+	leaf, err := x509.ParseCertificate(certs[0])
+	must(t, err)
+	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, key.SPKI()) {
+		t.Error("the certificate is for another key")
+	}
+	key = newKey()
+	for name, tt := range map[string]struct {
+		body []byte
+		want string
+	}{
+		"signed by another key": {build(key, newKey(), c.nonce(t)), "BM-1010"},
+		"without a nonce":       {build(key, key, nil), "BM-9062"},
+	} {
+		if status, _, body := c.do(t, http.MethodPost, "tcg-csr", est.TCGCSRType, tt.body); status/100 != 4 || !strings.HasPrefix(body, tt.want) {
+			t.Errorf("%s: %d %s, want %s", name, status, body, tt.want)
+		}
 	}
 }
 

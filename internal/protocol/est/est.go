@@ -118,6 +118,11 @@ func (h *Handlers) enroll(w http.ResponseWriter, r *http.Request, body []byte, o
 	if err != nil {
 		return err
 	}
+	return h.enrollAs(w, r, op, csr, shown)
+}
+
+// enrollAs sends a request down the road and its certificate back.
+func (h *Handlers) enrollAs(w http.ResponseWriter, r *http.Request, op enroll.Operation, csr []byte, shown *enroll.Attestation) error {
 	answer, err := h.service.Enroll(r.Context(), enroll.Request{
 		Operation: op, Requester: requester(r), Label: r.PathValue("label"), CSR: csr, Attestation: shown, RemoteAddress: r.RemoteAddr,
 	})
