@@ -53,6 +53,16 @@ func (c *serveCmd) Run(ctx context.Context, io *streams) error {
 	b := newBackends(s, io)
 	defer b.close()
 	engine, journal, err := s.engine(ctx, b, log)
+	for fault.Has(err, fault.TokenPIN) {
+		// A service manager that started it again and again would lock the token.
+		log.Error("the PIN was refused; correct it and send SIGHUP", "error", err)
+		notifySystemd("READY=1\nSTATUS=the PIN was refused; correct it and reload")
+		if !awaitHangup(ctx) {
+			return err
+		}
+		b.retry()
+		engine, journal, err = s.engine(ctx, b, log)
+	}
 	if err != nil {
 		return err
 	}
@@ -69,7 +79,7 @@ func (c *serveCmd) Run(ctx context.Context, io *streams) error {
 		b.retry()
 	})()
 	log.Info("signing", "socket", s.Socket, "keys", len(s.Keys))
-	notifySystemd("READY=1")
+	notifySystemd("READY=1\nSTATUS=signing")
 	err = server.Serve(ctx, l)
 	notifySystemd("STOPPING=1")
 	return errors.Join(err, journal.Close())
@@ -168,6 +178,19 @@ func onHangup(act func()) (stop func()) {
 	return func() {
 		signal.Stop(hangups)
 		close(done)
+	}
+}
+
+// awaitHangup waits for SIGHUP; false means that the process is told to stop.
+func awaitHangup(ctx context.Context) bool {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	select {
+	case <-hangups:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -19,8 +19,8 @@ type initCmd struct {
 	StatusURL          string `help:"Base of the OCSP, CRL and authority addresses in certificates, for example http://pki.example.com. Without it certificates carry none." placeholder:"URL"`
 	RootPassphraseFile string `help:"File with the root key's passphrase. Without it one is made and shown once." placeholder:"FILE" type:"path"`
 	RootCertificate    string `help:"Certificate (PEM) of a root whose key is elsewhere, made in a key ceremony: the issuing authority then waits for its own." placeholder:"PEM" type:"path"`
-	RootKey            string `help:"Key of the root in birthmark-signer; left out: a new file." placeholder:"signer:NAME"`
-	IssuingKey         string `help:"Key of the issuing authority in birthmark-signer; left out: a new file." placeholder:"signer:NAME"`
+	RootKey            string `help:"Key of the root in birthmark-signer; left out: a new file." placeholder:"signer:NAME" env:"BIRTHMARK_ROOT_KEY"`
+	IssuingKey         string `help:"Key of the issuing authority in birthmark-signer; left out: a new file." placeholder:"signer:NAME" env:"BIRTHMARK_ISSUING_KEY"`
 	KeyType            string `help:"Key type of the authorities." default:"p256" enum:"p256,p384,ed25519,rsa2048,rsa3072,rsa4096"`
 	JSON               bool   `help:"Print JSON."`
 }
