@@ -19,25 +19,32 @@ func Claim(e *Endorsement, ak *Key) format.Claim {
 }
 
 // Answer does what a challenge asks for. subject is the key to be certified; nil:
-// the attestation key itself is.
+// the attestation key itself is. It is one turn, in which the attestation key is
+// loaded once: making it anew takes a slow TPM as long as all the rest.
 func (t *TPM) Answer(ctx context.Context, c *format.Challenge, e *Endorsement, ak, subject *Key) (*format.Answer, error) {
 	a := &format.Answer{Ticket: c.Ticket}
-	// Each part is a turn of its own, so that others get theirs in between.
-	var err error
-	if a.Secret, err = t.Activate(ctx, e, ak, c.Credential, c.Secret); err != nil {
+	err := t.turn(ctx, func(u *turn) error {
+		by, err := u.load(ak)
+		if err != nil {
+			return err
+		}
+		if a.Secret, err = u.activate(e, by, c.Credential, c.Secret); err != nil {
+			return err
+		}
+		if subject != nil {
+			binding := format.Binding(c.Nonce, subject.parsed.SPKI)
+			a.Public = subject.Public
+			if a.Attest, a.Signature, err = u.certify(by, subject, binding[:]); err != nil {
+				return err
+			}
+		}
+		if c.Quote != nil {
+			a.Quote, err = u.quote(by, ak, c.Quote, c.Nonce)
+		}
+		return err
+	})
+	if err != nil {
 		return nil, err
-	}
-	if subject != nil {
-		binding := format.Binding(c.Nonce, subject.parsed.SPKI)
-		a.Public = subject.Public
-		if a.Attest, a.Signature, err = t.Certify(ctx, ak, subject, binding[:]); err != nil {
-			return nil, err
-		}
-	}
-	if c.Quote != nil {
-		if a.Quote, err = t.Quote(ctx, ak, c.Quote, c.Nonce); err != nil {
-			return nil, err
-		}
 	}
 	return a, nil
 }
@@ -45,35 +52,40 @@ func (t *TPM) Answer(ctx context.Context, c *format.Challenge, e *Endorsement, a
 // Activate opens a credential (TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET with
 // their sizes) that was made for this endorsement key and this attestation key.
 func (t *TPM) Activate(ctx context.Context, e *Endorsement, ak *Key, credential, secret []byte) (opened []byte, err error) {
+	err = t.turn(ctx, func(u *turn) error {
+		by, err := u.load(ak)
+		if err != nil {
+			return err
+		}
+		opened, err = u.activate(e, by, credential, secret)
+		return err
+	})
+	return opened, err
+}
+
+func (u *turn) activate(e *Endorsement, ak *loadedKey, credential, secret []byte) ([]byte, error) {
 	blob, ok := sized(credential)
 	seed, ok2 := sized(secret)
 	if !ok || !ok2 {
 		return nil, fault.New(fault.AttestMalformed, "the challenge's credential")
 	}
-	err = t.turn(ctx, func(u *turn) error {
-		key, err := u.load(ak)
-		if err != nil {
-			return err
-		}
-		ek, err := u.loadEndorsement(e)
-		if err != nil {
-			return err
-		}
-		auth, err := u.mayUse(e, ek)
-		if err != nil {
-			return err
-		}
-		got, err := tpm2.ActivateCredential{
-			ActivateHandle: key.auth(), KeyHandle: auth,
-			CredentialBlob: tpm2.TPM2BIDObject{Buffer: blob}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: seed},
-		}.Execute(u)
-		if err != nil {
-			return failed("TPM2_ActivateCredential", err)
-		}
-		opened = got.CertInfo.Buffer
-		return nil
-	})
-	return opened, err
+	before := len(u.loaded)
+	ek, err := u.loadEndorsement(e)
+	if err != nil {
+		return nil, err
+	}
+	auth, err := u.mayUse(e, ek)
+	if err != nil {
+		return nil, err
+	}
+	got, err := tpm2.ActivateCredential{
+		ActivateHandle: ak.auth(), KeyHandle: auth,
+		CredentialBlob: tpm2.TPM2BIDObject{Buffer: blob}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: seed},
+	}.Execute(u)
+	if err != nil {
+		return nil, failed("TPM2_ActivateCredential", err)
+	}
+	return got.CertInfo.Buffer, u.dropTo(before)
 }
 
 // sized returns what is behind the size of a TPM2B.
@@ -106,25 +118,30 @@ func (u *turn) mayUse(e *Endorsement, ek *loadedKey) (tpm2.AuthHandle, error) {
 // returns the TPMS_ATTEST and the TPMT_SIGNATURE.
 func (t *TPM) Certify(ctx context.Context, ak, subject *Key, qualifying []byte) (attest, signature []byte, err error) {
 	err = t.turn(ctx, func(u *turn) error {
-		key, err := u.load(subject)
-		if err != nil {
-			return err
-		}
 		by, err := u.load(ak)
 		if err != nil {
 			return err
 		}
-		got, err := tpm2.Certify{
-			ObjectHandle: key.auth(), SignHandle: by.auth(),
-			QualifyingData: tpm2.TPM2BData{Buffer: qualifying}, InScheme: ownScheme(),
-		}.Execute(u)
-		if err != nil {
-			return failed("TPM2_Certify", err)
-		}
-		attest, signature = got.CertifyInfo.Bytes(), tpm2.Marshal(got.Signature)
-		return nil
+		attest, signature, err = u.certify(by, subject, qualifying)
+		return err
 	})
 	return attest, signature, err
+}
+
+func (u *turn) certify(by *loadedKey, subject *Key, qualifying []byte) (attest, signature []byte, err error) {
+	before := len(u.loaded)
+	key, err := u.load(subject)
+	if err != nil {
+		return nil, nil, err
+	}
+	got, err := tpm2.Certify{
+		ObjectHandle: key.auth(), SignHandle: by.auth(),
+		QualifyingData: tpm2.TPM2BData{Buffer: qualifying}, InScheme: ownScheme(),
+	}.Execute(u)
+	if err != nil {
+		return nil, nil, failed("TPM2_Certify", err)
+	}
+	return got.CertifyInfo.Bytes(), tpm2.Marshal(got.Signature), u.dropTo(before)
 }
 
 // ownScheme says that the key signs as it was made to.
@@ -134,39 +151,40 @@ func ownScheme() tpm2.TPMTSigScheme { return tpm2.TPMTSigScheme{Scheme: tpm2.TPM
 const quoteTries = 5
 
 // Quote lets the attestation key say what the registers hold.
-func (t *TPM) Quote(ctx context.Context, ak *Key, q *format.QuoteRequest, nonce []byte) (*format.Quote, error) {
-	bank := format.Bank(q.Bank)
-	if bank == 0 || !registersExist(q.PCRs) {
-		return nil, fault.New(fault.AttestMalformed, "the challenge's registers")
-	}
-	var out *format.Quote
-	err := t.turn(ctx, func(u *turn) error {
+func (t *TPM) Quote(ctx context.Context, ak *Key, q *format.QuoteRequest, nonce []byte) (out *format.Quote, err error) {
+	err = t.turn(ctx, func(u *turn) error {
 		by, err := u.load(ak)
 		if err != nil {
 			return err
 		}
-		for range quoteTries {
-			got, err := tpm2.Quote{
-				SignHandle: by.auth(), QualifyingData: tpm2.TPM2BData{Buffer: nonce}, InScheme: ownScheme(), PCRSelect: selection(bank, q.PCRs),
-			}.Execute(u)
-			if err != nil {
-				return failed("TPM2_Quote", err)
-			}
-			values, err := u.registers(bank, q.PCRs)
-			if err != nil {
-				return err
-			}
-			out = &format.Quote{Attest: got.Quoted.Bytes(), Signature: tpm2.Marshal(got.Signature), PCRs: values}
-			if out.PCRs != nil && quoted(out, ak) {
-				return nil
-			}
-		}
-		return fault.New(fault.TPMFailed, "the registers change faster than they can be quoted")
+		out, err = u.quote(by, ak, q, nonce)
+		return err
 	})
-	if err != nil {
-		return nil, err
+	return out, err
+}
+
+func (u *turn) quote(by *loadedKey, ak *Key, q *format.QuoteRequest, nonce []byte) (*format.Quote, error) {
+	bank := format.Bank(q.Bank)
+	if bank == 0 || !registersExist(q.PCRs) {
+		return nil, fault.New(fault.AttestMalformed, "the challenge's registers")
 	}
-	return out, nil
+	for range quoteTries {
+		got, err := tpm2.Quote{
+			SignHandle: by.auth(), QualifyingData: tpm2.TPM2BData{Buffer: nonce}, InScheme: ownScheme(), PCRSelect: selection(bank, q.PCRs),
+		}.Execute(u)
+		if err != nil {
+			return nil, failed("TPM2_Quote", err)
+		}
+		values, err := u.registers(bank, q.PCRs)
+		if err != nil {
+			return nil, err
+		}
+		out := &format.Quote{Attest: got.Quoted.Bytes(), Signature: tpm2.Marshal(got.Signature), PCRs: values}
+		if quoted(out, ak) {
+			return out, nil
+		}
+	}
+	return nil, fault.New(fault.TPMFailed, "the registers change faster than they can be quoted")
 }
 
 // quoted reports whether the values are those that were quoted.

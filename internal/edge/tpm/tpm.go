@@ -138,6 +138,16 @@ func (u *turn) drop() error {
 	return u.ch.flush(h)
 }
 
+// dropTo flushes what was loaded since there were n, to make room.
+func (u *turn) dropTo(n int) error {
+	for len(u.loaded) > n {
+		if err := u.drop(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // flush flushes all that is loaded. It goes on after a failure: what stays loaded
 // takes room from everybody.
 func (u *turn) flush() error {
