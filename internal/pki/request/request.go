@@ -11,8 +11,8 @@
 // entry of the 1xxx block of the table in package fault, and its detail names
 // the part that was refused but never repeats the requester's bytes.
 //
-// [Decode] turns the body of a protocol message into DER, [Parse] judges it,
-// and [PublicKey] is the key part alone, for callers that get a key by another
+// [Decode] turns the body of a protocol message into DER, [Parse] judges it (or the
+// form in which the TCG's devices ask), and [PublicKey] is the key part alone, for callers that get a key by another
 // road.
 package request
 

@@ -33,6 +33,23 @@ func signs(key crypto.Signer) func([]byte) ([]byte, error) {
 	}
 }
 
+// tcgRequest is a TCG-CSR-IDEVID that passes.
+func tcgRequest(t testing.TB) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &tpm.CSRIDevID{
+		HashAlg: tpm.AlgSHA256, AttestPublic: []byte("k"), SigningPublic: tpmArea(t, key), SigningCertify: []byte("a"), SigningCertifySign: []byte("s"),
+	}
+	b, err := c.Build(signs(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func TestTCGRequests(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
