@@ -62,11 +62,11 @@ func (s *Store) AttestPlane(ctx context.Context) (attest.Plane, error) {
 		if err != nil {
 			return err
 		}
-		p.Roots, err = readRoots(ctx, q, ` r WHERE version = (SELECT MAX(version) FROM tpm_roots o WHERE o.name = r.name)`)
+		p.Roots, err = readRoots(ctx, q, ` WHERE version = (SELECT MAX(version) FROM tpm_roots o WHERE o.name = tpm_roots.name)`)
 		if err != nil {
 			return err
 		}
-		p.Policies, err = readPolicies(ctx, q, ` p WHERE version = (SELECT MAX(version) FROM tpm_policy o WHERE o.product = p.product)`)
+		p.Policies, err = readPolicies(ctx, q, ` WHERE version = (SELECT MAX(version) FROM tpm_policy o WHERE o.product = tpm_policy.product)`)
 		return err
 	})
 	slices.SortFunc(p.Roots, func(a, b attest.Roots) int { return strings.Compare(a.Name, b.Name) })

@@ -4,6 +4,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -11,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/identity/access"
+	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/device"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
@@ -87,17 +90,24 @@ func (e heardEngine) snapshot(ctx context.Context, fn func(q querier) error) err
 // rows, some thousand at most.
 var maySweep = map[string]bool{
 	"site": true, "station": true, "manifest_signer": true, "webhook": true, "chip_vendor": true, "product": true, "control": true,
-	"installation": true,
+	"installation": true, "tpm_roots": true, "tpm_policy": true,
 }
 
 // TestTheFactoryScansNoTable runs the factory's methods and looks at SQLite's
 // plan for each statement.
-func TestTheFactoryScansNoTable(t *testing.T) {
+func TestTheFactoryScansNoTable(t *testing.T) { scansNoTable(t, 60, (*Store).useTheFactory) }
+
+// TestHardwareProofScansNoTable does so for evidence, TPMs and tickets.
+func TestHardwareProofScansNoTable(t *testing.T) { scansNoTable(t, 15, (*Store).useHardwareProof) }
+
+func scansNoTable(t *testing.T, statements int, use func(*Store, *testing.T)) {
+	t.Helper()
 	s := mustOpen(t, Config{DSN: "sqlite:" + filepath.Join(t.TempDir(), "birthmark.db"), Node: "one"})
 	h := &heard{texts: make(map[string]bool)}
 	plain := s.read
 	s.read, s.engine = heardQuerier{s.read, h}, heardEngine{s.engine, h}
-	s.useTheFactory(t)
+	use(s, t)
+	h.note(selectFloorTPM) // of the group commit, which is not heard
 	scan := regexp.MustCompile(`^SCAN (\w+)`)
 	// One end of the key alone, where another index leads to the rows: a scan too.
 	open, filter := regexp.MustCompile(`\(rowid[<>]\?\)`), regexp.MustCompile(`(manifest|order_id) = \$|product IN`)
@@ -120,7 +130,8 @@ func TestTheFactoryScansNoTable(t *testing.T) {
 			default:
 				t.Errorf("%s\n\tin %s", step, text)
 			}
-			if strings.Contains(step, "TEMP B-TREE FOR ORDER") || open.MatchString(step) && filter.MatchString(text) {
+			fewTPMs := strings.Contains(text, "t.device = $1") // of one device
+			if strings.Contains(step, "TEMP B-TREE FOR ORDER") && !fewTPMs || open.MatchString(step) && filter.MatchString(text) {
 				t.Errorf("%s\n\tin %s", step, text)
 			}
 			return nil
@@ -129,8 +140,37 @@ func TestTheFactoryScansNoTable(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	if looked < 60 {
+	if looked < statements {
 		t.Errorf("only %d statements were looked at", looked)
+	}
+}
+
+// useHardwareProof calls what reads and writes what hardware showed.
+func (s *Store) useHardwareProof(t *testing.T) {
+	ctx := t.Context()
+	k := device.Ticket{ExpiresAt: time.Now()}
+	_, err := s.AddRoots(ctx, attest.Roots{Name: "r", Version: 1}, act())
+	errs := []error{err, s.SpendTicket(ctx, k, act()), s.PruneTickets(ctx, time.Now())}
+	_, err = s.SetPolicy(ctx, attest.Policy{Product: 1, Version: 1}, act())
+	errs = append(errs, err)
+	_, err = s.AttestPlane(ctx)
+	errs = append(errs, err)
+	for _, name := range []string{"", "r"} {
+		_, err = s.RootsHistory(ctx, name)
+		errs = append(errs, err)
+	}
+	_, err = s.EvidenceRows(ctx, 0, 10)
+	errs = append(errs, err)
+	_, err = s.TPMRows(ctx, 0, 10)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, s.ResetTPM(ctx, 1, act()), fault.DeviceUnknown)
+	for _, scope := range []access.Scope{access.Everything(), access.Limited([]int64{1}, []int64{1}, nil)} {
+		_, err = s.Evidence(ctx, scope, 1)
+		refused(t, err, fault.CredentialUnknown)
+		_, err = s.TPMOf(ctx, scope, 1)
+		refused(t, err, fault.DeviceUnknown)
 	}
 }
 
