@@ -159,6 +159,34 @@ func TestEvidenceByACertifiedAttestationKeyIsRefused(t *testing.T) {
 	}
 }
 
+// Where the form of the evidence has no place for the nonce, the AK signs it as it
+// is.
+func TestBareNonceIsQualifyingData(t *testing.T) {
+	f := newField(t, nil)
+	d, _ := f.certified("GW-1")
+	bare := func(nonce []byte) enroll.Request {
+		q := f.attestedRequest(d, nonce)
+		q.Attestation.Nonce = nil
+		q.Attestation.Attest, q.Attestation.Signature = d.Certify(d.ak, d.key, nonce)
+		return q
+	}
+	nonce := f.attestNonce(d)
+	first, err := f.enrolls(bare(nonce))
+	must(t, err)
+	if first.Credential.KeyKind != device.KeyHardware {
+		t.Errorf("credential %+v", first.Credential)
+	}
+	_, err = f.enrolls(bare(nonce))
+	refused(t, err, fault.AttestNonce) // it was used
+	_, err = f.enrolls(bare(make([]byte, 32)))
+	refused(t, err, fault.AttestNonce) // it is not ours
+	// The statement is about one key: another request does not get it.
+	q := bare(f.attestNonce(d))
+	q.CSR = newCSR(t, newKey(t), d.who.Chain[0].RawSubject)
+	_, err = f.enrolls(q)
+	refused(t, err, fault.SubjectKey)
+}
+
 // A nonce makes one certificate, even for the device that asked for it.
 func TestAttestationNonceIsSpentOnce(t *testing.T) {
 	f := newField(t, nil)

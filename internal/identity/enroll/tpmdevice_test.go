@@ -395,3 +395,20 @@ func TestServerWithoutTPMs(t *testing.T) {
 	_, err = e.Enroll(t.Context(), q)
 	refused(t, err, fault.TicketInvalid)
 }
+
+// What is demanded is what is demanded when the answer comes.
+func TestProductThatDemandsMoreThanAtTheChallenge(t *testing.T) {
+	f := newField(t, nil)
+	d := f.newDevice("GW-1")
+	q := f.request(d, "")
+	for level, want := range map[string]fault.Code{"tpm-listed": fault.EvidenceTooLittle, "tpm-firmware": fault.EvidenceTooLittle} {
+		p := f.gateway
+		p.LeastEvidence = level
+		must(t, f.plane.ChangeProduct(t.Context(), "system", p))
+		_, err := f.enrolls(q)
+		refused(t, err, want)
+	}
+	must(t, f.plane.ChangeProduct(t.Context(), "system", f.gateway))
+	_, err := f.enrolls(q) // it was no wrong answer
+	must(t, err)
+}
