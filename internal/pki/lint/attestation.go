@@ -16,6 +16,7 @@ const (
 	oidTPMManufacturer = "2.23.133.2.1"
 	oidTPMModel        = "2.23.133.2.2"
 	oidTPMVersion      = "2.23.133.2.3"
+	oidTPMModule       = "2.23.133.1.2" // hardware type of a TPM 2.0
 	oidAttestationKey  = "2.23.133.8.3"
 	oidEKDigest        = "2.23.133.12.1" // assigner: SHA-256 of the EK certificate
 )

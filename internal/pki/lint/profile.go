@@ -153,6 +153,14 @@ var profileRules = []profileRule{
 		return ""
 	}},
 	{"profile_extensions", Error, ofProfile, checkExtensions},
+	{"profile_tpm_module", Warning, "TCG TPM 2.0 Keys for Device Identity and Attestation", func(_ *certificate, p *profile.Profile) string {
+		for _, n := range p.AltNames {
+			if n.HasOID && n.OID.String() == oidTPMModule && !p.RequireHardware {
+				return "the hardware type says that the key is in a TPM, and requireHardwareKey does not demand it"
+			}
+		}
+		return ""
+	}},
 }
 
 func oidTexts(list []x509.OID) []string {

@@ -92,6 +92,7 @@ var departures = []departure{
 	{rule: "profile_subject_key_id", from: leaf, do: without(oidSubjectKeyID)},
 	{rule: "profile_no_check", from: leaf, do: with(oidNoCheck, null)},
 	{rule: "profile_extensions", from: leaf, do: with("1.2.3.4", null)},
+	{rule: "profile_tpm_module", from: leaf, old: "{type: dNSName, from: hosts}", new: "{type: hardwareModuleName, hardwareType: 2.23.133.1.2, from: hardwareSerial}"},
 	{rule: "profile_extensions", from: leaf, old: "status:", new: "extensions: [{oid: 1.2.3.4, hex: \"0500\"}]\nstatus:"},
 	{rule: "profile_extensions", from: leaf, old: "status:", new: "extensions: [{oid: 1.2.3.4, hex: \"0500\"}]\nstatus:", do: with("1.2.3.4", seq())},
 }

@@ -42,7 +42,6 @@ type world struct {
 	serve   []uint32 // users
 	hang    atomic.Pointer[chan struct{}]
 	signed  atomic.Int64
-	frames  atomic.Int64
 	stop    func()
 }
 

@@ -70,7 +70,9 @@ func Open(ctx context.Context, c Config) (*Key, error) {
 		return nil, err
 	}
 	read, err := session.Do(ctx, k.pool, func(l *link) (*tpm2.ReadPublicResponse, error) {
-		r, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(c.Handle)}.Execute(l)
+		r, err := again(func() (*tpm2.ReadPublicResponse, error) {
+			return tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(c.Handle)}.Execute(l)
+		})
 		if err != nil {
 			return nil, l.failure(err)
 		}
@@ -136,12 +138,30 @@ func (k *Key) Sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte
 		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull},
 	}
 	return session.Do(ctx, k.pool, func(l *link) ([]byte, error) {
-		r, err := command.Execute(l)
+		r, err := again(func() (*tpm2.SignResponse, error) { return command.Execute(l) })
 		if err != nil {
 			return nil, l.failure(err)
 		}
 		return encode(&r.Signature)
 	})
+}
+
+// Times that a TPM may ask to be asked again, and the pause before.
+const (
+	attempts = 50
+	pause    = 5 * time.Millisecond
+)
+
+// again makes a command again while the TPM says that it is busy with itself.
+func again[R any](command func() (R, error)) (r R, err error) {
+	for range attempts {
+		r, err = command()
+		if !errors.Is(err, tpm2.TPMRCRetry) && !errors.Is(err, tpm2.TPMRCYielded) && !errors.Is(err, tpm2.TPMRCTesting) {
+			break
+		}
+		<-time.After(pause)
+	}
+	return r, err
 }
 
 // encode writes a signature as the rest of the world does.
