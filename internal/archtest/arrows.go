@@ -232,11 +232,12 @@ func onlyForTests(dir string) bool {
 	return strings.HasSuffix(name, "test") && name != "attest"
 }
 
-// testPackages finds shipped code that imports a package made for tests.
+// testPackages finds shipped code that imports a package made for tests. The
+// measurements in bench are no part of what is shipped.
 func testPackages(t *Tree) []Finding {
 	var findings []Finding
 	for file := range t.files {
-		if file.test || onlyForTests(file.dir) {
+		if file.test || onlyForTests(file.dir) || within(file.dir, "bench") {
 			continue
 		}
 		for _, one := range file.imports {
