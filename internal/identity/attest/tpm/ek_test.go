@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -461,6 +462,30 @@ func TestSeveralBundles(t *testing.T) {
 	b.trust = trustIn(t)
 	_, err := b.check(b.claim())
 	refusedWith(t, err, fault.EKUntrusted)
+}
+
+// TestTrustIsShared: many claims are judged at once (for the race detector).
+func TestTrustIsShared(t *testing.T) {
+	b := newBench(t)
+	file := tpmtest.Bundle(1, b.maker)
+	file.Makers[0].Intermediates = nil
+	b.trust = trustIn(t, file)
+	good := b.claim()
+	bad := good
+	bad.EKPublic = b.ak.Public()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 5 {
+				if _, err := b.check(good); err != nil {
+					t.Error(err)
+				}
+				_, err := b.check(bad)
+				refusedWith(t, err, fault.EKMismatch)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // TestNotDenied: an entry denies what it names and nothing beside it.

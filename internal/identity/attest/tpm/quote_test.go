@@ -188,6 +188,12 @@ func oldCases() []hostile {
 	return []hostile{
 		old("from before the last reset", tpmtest.Endorsement, func(b *bench) { b.chip.ResetCount-- }),
 		old("from before the last restart", tpmtest.Endorsement, func(b *bench) { b.chip.RestartCount--; b.chip.Clock += 1000 }),
+		old("from before the last reset, by another AK", tpmtest.Endorsement, func(b *bench) {
+			b.chip.ResetCount--
+			b.chip.Clock += 1000
+			b.ak = b.chip.NewAK(wire.ECP256)
+			b.ak.Parent = tpmtest.Endorsement
+		}),
 		old("from before the last reset, masked, by the same AK", tpmtest.Owner, func(b *bench) { b.chip.ResetCount--; b.chip.Clock += 1000 }),
 		old("an older clock", tpmtest.Endorsement, func(b *bench) { b.chip.Clock -= 10 }),
 		old("an older clock, masked, by another AK", tpmtest.Owner, func(b *bench) { b.chip.Clock -= 10; b.ak = b.chip.NewAK(wire.ECP256) }),
