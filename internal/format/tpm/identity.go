@@ -74,8 +74,9 @@ func IAKTemplate(k KeyKind) []byte {
 	})
 }
 
-// The policies of these keys (section 7.3.6.6, table 19) by their name algorithm.
-// They are the same for all devices.
+// The policies of these keys (section 7.3.6.6, table 19) by their name algorithm, as
+// the document gives them: the same for all devices. We use the keys by password, so
+// that nothing here depends on what the policies allow.
 var (
 	policiesIDevID = map[Alg]string{
 		AlgSHA256: "ad6b3a2284fd698a0710bf5cc1b9bdf15e2532e3f601fa4b93a6a8fa8de579ea",
