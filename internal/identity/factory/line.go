@@ -133,8 +133,9 @@ func (s *Service) lineView(snap *authority.Snapshot, o *Order, p *device.Product
 	if o.Frozen {
 		state = "frozen"
 	}
+	demanded := Demanded(snap, p)
 	return station.Order{
-		Number: o.Number, State: state, Product: p.Name, KeyModel: string(p.KeyModel), Proof: NeedsChip(p), Evidence: Demanded(snap, p), ChipTypes: ChipTypesFor(o, p),
+		Number: o.Number, State: state, Product: p.Name, KeyModel: string(p.KeyModel), Proof: NeedsChip(p) || demanded == string(attest.ChipProof), Evidence: demanded, ChipTypes: ChipTypesFor(o, p),
 		Quantity: o.Quantity, Spares: o.Spares, Issued: o.Counts.Issued, Live: o.Counts.Live, Confirmed: o.Counts.Confirmed,
 		Scrapped: o.Counts.Scrapped, Left: o.Left(), SerialFrom: o.SerialFrom, SerialTo: o.SerialTo,
 		TaktMillis: o.Takt.Milliseconds(), StatementKey: s.statements.PublicKey(),

@@ -145,6 +145,23 @@ func TestStatusTellsTheLevelOfProductAndProfile(t *testing.T) {
 	}
 }
 
+// A station asks the chip for its proof where the profile alone demands it, too.
+func TestStatusAsksForTheProofThatAProfileDemands(t *testing.T) {
+	w := newWorld(t)
+	w.certified()
+	text, _ := profile.Preset("idevid")
+	_, err := w.authorities.ImportProfile(t.Context(), "system", append(text, "leastEvidence: chip\n"...))
+	w.ok(err)
+	order := terms()
+	order.Product, order.SerialFrom, order.SerialTo = "gateway", "", ""
+	w.opened(order)
+	status, err := w.Status(t.Context(), w.station("b1"))
+	w.ok(err)
+	if o := status.Orders[0]; !o.Proof || o.Evidence != "chip" {
+		t.Errorf("%+v", o)
+	}
+}
+
 func TestNoncesAreOfOneOrderAndStation(t *testing.T) {
 	w := newWorld(t)
 	o := w.opened(terms())
