@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -163,4 +164,26 @@ func TestOneBlockForABatchAtATime(t *testing.T) {
 	must(t, <-first)
 	must(t, <-other)
 	must(t, draw("ST-1"))
+}
+
+// A thousand stations that keep a stream open and say nothing cost little, however
+// long a line may be.
+func TestSilentStreamTakesLittleMemory(t *testing.T) {
+	h := protocol.Bare(slog.New(slog.DiscardHandler), func(fault.Code) {})
+	do := func(context.Context, []byte, *station.Result) error { return nil }
+	stream := func() {
+		r := httptest.NewRequest(http.MethodPost, "/s", strings.NewReader("{}\n"))
+		must(t, h.Stream(httptest.NewRecorder(), r, do))
+	}
+	stream()
+	const n = 50
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range n {
+		stream()
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / n; each > 64<<10 {
+		t.Errorf("a stream with one short line takes %d octets", each)
+	}
 }
