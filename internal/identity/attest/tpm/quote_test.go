@@ -14,6 +14,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/attest/tpm"
 	"github.com/birthmark/birthmark/internal/identity/attest/tpm/tpmtest"
+	"github.com/birthmark/birthmark/internal/identity/device"
 )
 
 var measured = []int{0, 4, 7}
@@ -357,5 +358,36 @@ func TestCountersGoOn(t *testing.T) {
 			}
 			last = next
 		}
+	}
+}
+
+// TestClockAcrossKeys: between AKs that mask the counts only the clock tells, and it
+// may fall back a little after power was lost.
+func TestClockAcrossKeys(t *testing.T) {
+	const clock, update = 1 << 30, 1 << 22
+	before := device.TPMState{AK: [32]byte{1}, ResetCount: 900, Clock: clock, Safe: true}
+	for _, c := range []struct {
+		clock uint64
+		safe  bool
+		back  bool
+	}{
+		{clock + 1, true, false},
+		{clock, true, false},
+		{clock - 1, true, true},
+		{clock - 1, false, false},
+		{clock - update, false, false},
+		{clock - update - 1, false, true},
+	} {
+		after := device.TPMState{AK: [32]byte{2}, ResetCount: 5, Clock: c.clock, Safe: c.safe}
+		if got := after.WentBack(before); got != c.back {
+			t.Errorf("%+v went back: %v", c, got)
+		}
+		if got := fault.Has(tpm.CheckCounters(before, after), fault.QuoteOld); got != c.back {
+			t.Errorf("%+v is old: %v", c, got)
+		}
+	}
+	unknown := device.TPMState{ResetCount: 5, Clock: clock + 1, Safe: true}
+	if (device.TPMState{ResetCount: 4, Clock: clock + 2, Safe: true}).WentBack(unknown) {
+		t.Error("two unknown AKs are taken for one")
 	}
 }
