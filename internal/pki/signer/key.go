@@ -297,18 +297,25 @@ func (k *key) judgeOCSP(b *binding, f *facts, now time.Time) error {
 		about = k.answer
 	}
 	for _, id := range f.ids {
-		h := id.hash.New()
-		h.Write(about.bits)
-		if !bytes.Equal(h.Sum(nil), id.keyHash) {
-			return refuse("the OCSP answer is about another issuer's certificate")
-		}
-		h.Reset()
-		h.Write(about.name)
-		if !bytes.Equal(h.Sum(nil), id.nameHash) {
+		same := false
+		fips140.WithoutEnforcement(func() { same = id.names(about) })
+		if !same {
 			return refuse("the OCSP answer is about another issuer's certificate")
 		}
 	}
 	return within(f, now, k.bounds.AnswerValidity, false)
+}
+
+// names reports whether the ID is of certificates that this party issued.
+func (id *certID) names(p *party) bool {
+	h := id.hash.New()
+	h.Write(p.bits)
+	if !bytes.Equal(h.Sum(nil), id.keyHash) {
+		return false
+	}
+	h.Reset()
+	h.Write(p.name)
+	return bytes.Equal(h.Sum(nil), id.nameHash)
 }
 
 // forever is 99991231235959Z, which stands for no expiry (RFC 5280, section
