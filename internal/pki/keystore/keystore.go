@@ -1,8 +1,9 @@
 // Package keystore is where private keys live. The rest of the product names a
-// key by a URI and gets a signer; the key itself stays here. Today there is one
-// kind, file:NAME, a PKCS #8 file encrypted with a passphrase, made so that
-// openssl can open it: the way out must work without us. Keys in a TPM or
-// behind the signer process will be other schemes of the same [Key].
+// key by a URI and gets a signer; the key itself stays here. This package has
+// file:NAME, a PKCS #8 file encrypted with a passphrase, made so that openssl can
+// open it: the way out must work without us. Keys behind the signer process
+// (package remote) are another scheme of the same [Key]; what that process
+// reaches in tokens and TPMs is in packages pkcs11 and tpm.
 //
 // A key file is written once and never overwritten: first completely under
 // another name, synced, then linked to its own name, and the folder synced. Only

@@ -141,7 +141,7 @@ func newWorld(t testing.TB, keys ...signer.KeyConfig) *world {
 func (w *world) open() {
 	w.t.Helper()
 	var err error
-	if w.journal, err = signer.OpenJournal(signer.JournalConfig{Dir: w.dir, Segment: 64 << 10}); err != nil {
+	if w.journal, err = signer.OpenJournal(signer.JournalConfig{Dir: w.dir, Segment: 8 << 10}); err != nil {
 		w.t.Fatal(err)
 	}
 	w.config.Journal = w.journal
