@@ -18,6 +18,7 @@ type cli struct {
 	Enroll  enrollCmd  `cmd:"" help:"Get the device's certificate, or renew it when it is due; else do nothing."`
 	Status  statusCmd  `cmd:"" help:"What the device has."`
 	Doctor  doctorCmd  `cmd:"" help:"Look at everything that an enrollment needs, and say in plain words what is wrong."`
+	EK      ekCmd      `cmd:"" name:"ek" help:"The TPM's endorsement key, also as a line for a list of them."`
 	Version versionCmd `cmd:"" help:"Print version and build."`
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/pem"
 	"fmt"
 	"os/exec"
@@ -96,6 +97,57 @@ func TestFromTheFactoryToTheField(t *testing.T) {
 	}
 	if !bytes.Equal(before, s.read("gw1/"+agent.KeyFile)) {
 		t.Error("renewing changed the key")
+	}
+}
+
+// TestATPMThatNobodyVouchesForMustBeListed lets a TPM without certificates in once
+// its endorsement key is in an imported list, and a quote decide on its firmware.
+func TestATPMThatNobodyVouchesForMustBeListed(t *testing.T) {
+	needs.Time(t)
+	maker, _ := tpmtest.Start(t, 1)
+	bare := tpmtest.StartBare(t, 1)
+	s := newServer(t, maker)
+	s.run(nil, "product", "add", "--name", "measured", "--least-evidence", "tpm")
+	var added struct{ Secret string }
+	s.run(&added, "device", "add", "--product", "measured", "--serial", "M1")
+	s.write("secret", []byte(added.Secret+"\n"))
+	enroll := []string{"enroll", "--server", s.url(), "--ca", s.path("trust.pem"), "--tpm", bare[0].Path, "--out", s.path("m1"), "--serial", "M1", "--secret-file", s.path("secret")}
+	if out, code := typed(t, enroll...); code == 0 || !strings.Contains(out, "BM-9016") {
+		t.Fatalf("not listed: %s", out)
+	}
+	line, code := typed(t, "ek", "--tpm", bare[0].Path, "--list")
+	if code != 0 {
+		t.Fatal(line)
+	}
+	s.write("eks.ndjson", []byte(line))
+	s.run(nil, "manifest", "import", s.path("eks.ndjson"), "--format", "tpm-ek")
+
+	// A policy asks for a state that this firmware is not in.
+	policy := func(event string) {
+		zeros := make([]byte, 32)
+		digest := sha256.Sum256([]byte(event))
+		value := sha256.Sum256(append(zeros, digest[:]...))
+		s.write("policy.json", fmt.Appendf(nil, `{"bank":"sha256","states":[{"name":"release","pcrs":{"16":"%x"}}]}`, value))
+		s.run(nil, "tpm", "policy", "set", "--product", "measured", s.path("policy.json"))
+	}
+	policy("release 2")
+	d, err := tpm.Open(t.Context(), tpm.Config{Path: bare[0].Path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := sha256.Sum256([]byte("release 1"))
+	if err := d.ExtendPCR(t.Context(), "sha256", 16, build[:]); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := typed(t, enroll...); code == 0 || !strings.Contains(out, "BM-9054") {
+		t.Fatalf("another release: %s", out)
+	}
+	policy("release 1")
+	if out, code := typed(t, enroll...); code != 0 || !strings.HasPrefix(out, "Enrolled") {
+		t.Fatal(out)
+	}
+	if out := string(s.run(nil, "device", "show", "M1")); !strings.Contains(out, "a TPM proved") {
+		t.Error(out)
 	}
 }
 

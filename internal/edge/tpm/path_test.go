@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
@@ -53,4 +54,31 @@ func FuzzCertificates(f *testing.F) {
 			t.Errorf("%d octets of %d", n, len(text))
 		}
 	})
+}
+
+// TestARSAKeyForOAEPAloneIsTheSameKey changes the key's algorithm in a certificate.
+func TestARSAKeyForOAEPAloneIsTheSameKey(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{}, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := certificateKey(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, oaep := []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 5, 0}, []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 7, 5, 0}
+	if bytes.Count(der, plain) != 1 {
+		t.Fatal("the certificate has another form")
+	}
+	got, err := certificateKey(bytes.Replace(der, plain, oaep, 1))
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("another key, %v", err)
+	}
+	if _, err := certificateKey(der[:len(der)-1]); err == nil {
+		t.Error("half a certificate has a key")
+	}
 }
