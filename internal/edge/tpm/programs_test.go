@@ -204,6 +204,32 @@ func TestCurlUsesTheKeyFile(t *testing.T) {
 	}
 }
 
+// TestOpenSSLUsesTheKeyFile lets openssl sign a certificate request and check it.
+func TestOpenSSLUsesTheKeyFile(t *testing.T) {
+	needs.OpenSSL(t)
+	for _, kind := range tpmKinds() {
+		o := newOffice(t, kind)
+		end := o.share()
+		out, err := o.command("openssl", "req", "-new", "-key", o.path("key.pem"), "-subj", "/CN=device-1", "-out", o.path("request.pem")).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v: %s", kind, err, out)
+		}
+		end()
+		text, err := os.ReadFile(o.path("request.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(text)
+		if block == nil {
+			t.Fatal("no request")
+		}
+		if r, err := x509.ParseCertificateRequest(block.Bytes); err != nil || r.CheckSignature() != nil || r.Subject.CommonName != "device-1" {
+			t.Errorf("%s: the request does not hold: %v", kind, err)
+		}
+		nothingLoaded(t, open(t, o.tpm.Path))
+	}
+}
+
 // TestMosquittoUsesTheKeyFile lets mosquitto_pub and mosquitto_sub speak to a
 // broker that knows them by certificates whose key is in the TPM.
 func TestMosquittoUsesTheKeyFile(t *testing.T) {
