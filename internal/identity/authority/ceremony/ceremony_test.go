@@ -2,6 +2,7 @@ package ceremony
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -166,6 +167,15 @@ func TestSharesThatDoNotOpenTheRoot(t *testing.T) {
 		if _, err := r.open().OpenRoot(t.Context(), c.given); !fault.Has(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
+	}
+	// A share made up with all the right numbers is not the one that was handed out,
+	// and its bearer is named.
+	forged, err := shares.Split([]byte("a passphrase of another key file..."), one.Ceremony, 2, 3, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.open().OpenRoot(t.Context(), []shares.Share{one, forged[1]}); !fault.Has(err, fault.ShareInvalid) || !strings.Contains(err.Error(), "custodian-2") {
+		t.Errorf("a forged share: %v", err)
 	}
 	if _, _, err := r.open().OpenShare("custodian-1", strings.NewReader(r.identities["custodian-2"])); !fault.Has(err, fault.ShareInvalid) {
 		t.Errorf("another's identity: %v", err)

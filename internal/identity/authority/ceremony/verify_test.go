@@ -100,6 +100,23 @@ func TestWhoHasTheCeremonysKeyCannotRewriteIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Only one entry is signed anew: the next does not follow it.
+	one, _ := decodeEntry(d.entries[2].raw)
+	one.Notes = []string{"the auditor was pleased"}
+	raw, err := one.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256(raw)
+	signature, err := ecdsa.SignASN1(rand.Reader, key.(*ecdsa.PrivateKey), digest[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := &document{entries: slices.Clone(d.entries), certificate: d.certificate}
+	alone.entries[2] = signedEntry{raw, signature}
+	if _, err := Verify(alone.encode()); !fault.Has(err, fault.TranscriptInvalid) || !strings.Contains(err.Error(), "entry 4: it does not follow") {
+		t.Errorf("one entry: Verify = %v", err)
+	}
 	previous := ""
 	for i := range d.entries {
 		e, _ := decodeEntry(d.entries[i].raw)
