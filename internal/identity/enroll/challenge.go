@@ -185,6 +185,7 @@ func (e *Enroller) challenge(ctx context.Context, c *challenged) (*wire.Challeng
 	found := &listing{store: e.attest.Chips}
 	x, err := c.makers.trust.Check(c.claim, found.options(ctx, e.now()))
 	if err != nil {
+		c.seen(claimed(c.claim))
 		return nil, err
 	}
 	c.seen(x)

@@ -2,11 +2,14 @@ package enroll
 
 import (
 	"context"
+	"crypto/sha256"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
+	wire "github.com/birthmark/birthmark/internal/format/tpm"
+	"github.com/birthmark/birthmark/internal/identity/attest/tpm"
 	"github.com/birthmark/birthmark/internal/identity/factory"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
 )
@@ -38,8 +41,8 @@ func refusedUnit(a *attempt, err error) *refusal {
 	return r
 }
 
-// wrongAnswers are refusals of what a device answered. They burn the challenge: it
-// gets one try.
+// wrongAnswer reports whether a refusal is about what a device answered. It burns
+// the challenge, which gets one try.
 func wrongAnswer(c fault.Code) bool {
 	return c == fault.AttestMalformed || c >= fault.ActivationWrong && c <= fault.EventLogMismatch
 }
@@ -127,6 +130,16 @@ func (q *quiet) allow(k quietKey, now time.Time) bool {
 	}
 	q.written[k] = now
 	return true
+}
+
+// claimed is the TPM of a claim that was not believed: the EK that was shown, for
+// the record.
+func claimed(c *wire.Claim) *tpm.TPM {
+	x := new(tpm.TPM)
+	if public, err := wire.ParsePublic(c.EKPublic); err == nil {
+		x.EK = sha256.Sum256(public.SPKI)
+	}
+	return x
 }
 
 // alarmDevice raises what a refusal of a device's evidence tells of somebody who

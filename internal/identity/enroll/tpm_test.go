@@ -186,6 +186,10 @@ func (l *tpmLine) refusedOnRecord(from int64, code fault.Code, x *unitTPM) {
 	if len(all) != 1 || all[0].Body["code"] != code.String() || all[0].Body["device_serial"] != x.deviceSerial {
 		l.t.Fatalf("leaves %+v, want one of %s for %s", all, code, x.deviceSerial)
 	}
+	ek := x.ek()
+	if shown := all[0].Body["ek_sha256"]; code != fault.TicketInvalid && shown != hex.EncodeToString(ek[:]) {
+		l.t.Errorf("the leaf %+v does not name the EK %x", all[0], ek)
+	}
 }
 
 func TestUnitWithATPMGetsItsIdentity(t *testing.T) {
