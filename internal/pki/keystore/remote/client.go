@@ -81,6 +81,10 @@ type call struct {
 	turn   chan struct{}
 	done   chan struct{}
 
+	// Guarded by the connection's mu.
+	sent     bool // its frame has left
+	answered bool
+
 	signature []byte // before done is closed
 	err       error
 }
@@ -166,15 +170,27 @@ func (c *Client) lead(ctx context.Context) {
 		c.release()
 		return
 	}
-	if err != nil {
-		for _, one := range group {
-			one.finish(nil, unreachable(err))
+	// A connection that turns out to be broken before the frame has left, since the
+	// signer was restarted, is made anew once.
+	for range 2 {
+		if err != nil || len(group) == 0 {
+			break
 		}
-		c.release()
-		return
+		if group = conn.send(group); len(group) > 0 {
+			conn, err = c.connected(ctx)
+		}
 	}
-	conn.send(group)
+	if err == nil {
+		err = errBroken
+	}
+	for _, one := range group {
+		f := one.flight
+		one.finish(nil, unreachable(err))
+		c.landed(f, 1)
+	}
 }
+
+var errBroken = errors.New("the connection broke twice")
 
 // collect takes as many calls off the queue as fit into a frame.
 func (c *Client) collect() []*call {

@@ -97,11 +97,17 @@ func (c *conn) fail(err error) {
 		return
 	}
 	c.err = err
-	pending, asked := c.pending, c.asked
+	var ended []*call
+	for _, one := range c.pending {
+		if one.sent { // what is being sent is its sender's
+			ended = append(ended, one)
+		}
+	}
+	asked := c.asked
 	c.pending, c.asked = nil, nil
 	c.mu.Unlock()
 	_ = c.raw.Close() // it has failed already
-	for _, one := range pending {
+	for _, one := range ended {
 		c.finish(one, nil, unreachable(err))
 	}
 	for _, to := range asked {
@@ -118,15 +124,14 @@ func (c *conn) finish(one *call, signature []byte, err error) {
 	}
 }
 
-// send sends a frame of calls. Whatever happens, each is answered.
-func (c *conn) send(group []*call) {
+// send sends a frame of calls and returns those that the signer cannot have
+// seen: it takes no notice of a frame that was not written to its end. The others
+// are answered sooner or later.
+func (c *conn) send(group []*call) (unsent []*call) {
 	if err := c.register(group...); err != nil {
-		for _, one := range group {
-			c.finish(one, nil, unreachable(err))
-		}
-		return
+		return group
 	}
-	c.write(func(dst []byte) []byte {
+	err := c.write(func(dst []byte) []byte {
 		start := len(dst)
 		dst = wire.Begin(dst, wire.Sign)
 		for _, one := range group {
@@ -134,6 +139,29 @@ func (c *conn) send(group []*call) {
 		}
 		return wire.End(dst, start)
 	})
+	var lost []*call
+	c.mu.Lock()
+	for _, one := range group {
+		switch {
+		case one.answered:
+		case err != nil:
+			delete(c.pending, one.item.ID)
+			unsent = append(unsent, one)
+		case c.err != nil: // it broke after the frame had left
+			lost = append(lost, one)
+		default:
+			one.sent = true
+		}
+	}
+	broke := c.err
+	c.mu.Unlock()
+	for _, one := range lost {
+		c.finish(one, nil, unreachable(broke))
+	}
+	if err != nil {
+		c.fail(err)
+	}
+	return unsent
 }
 
 // register gives calls their numbers.
@@ -150,14 +178,14 @@ func (c *conn) register(group ...*call) error {
 				break
 			}
 		}
-		one.item.ID = c.next
+		one.item.ID, one.sent, one.answered = c.next, false, false
 		c.pending[c.next] = one
 	}
 	return nil
 }
 
-// write sends what appends appends, and fails the connection if it cannot.
-func (c *conn) write(appends func([]byte) []byte) {
+// write sends what appends appends.
+func (c *conn) write(appends func([]byte) []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	c.out = appends(c.out[:0])
@@ -165,7 +193,12 @@ func (c *conn) write(appends func([]byte) []byte) {
 	if err == nil {
 		_, err = c.raw.Write(c.out)
 	}
-	if err != nil {
+	return err
+}
+
+// tell writes what nobody waits for, and fails the connection if it cannot.
+func (c *conn) tell(appends func([]byte) []byte) {
+	if err := c.write(appends); err != nil {
 		c.fail(err)
 	}
 }
@@ -176,13 +209,21 @@ func (c *conn) stream(one *call, tbs []byte) {
 		c.finish(one, nil, unreachable(err))
 		return
 	}
-	c.write(func(dst []byte) []byte {
+	c.mu.Lock()
+	one.sent = true // it is not sent again
+	broke := c.err
+	c.mu.Unlock()
+	if broke != nil {
+		c.finish(one, nil, unreachable(broke))
+		return
+	}
+	c.tell(func(dst []byte) []byte {
 		return wire.AppendOpen(dst, &wire.Stream{ID: one.item.ID, Key: one.item.Key, Size: uint32(len(tbs))})
 	})
 	for len(tbs) > 0 && !c.broken() {
 		piece := tbs[:min(len(tbs), wire.MaxPiece)]
 		tbs = tbs[len(piece):]
-		c.write(func(dst []byte) []byte { return wire.AppendData(dst, one.item.ID, piece) })
+		c.tell(func(dst []byte) []byte { return wire.AppendData(dst, one.item.ID, piece) })
 	}
 }
 
@@ -203,7 +244,7 @@ func (c *conn) cancel(one *call) {
 	}
 	c.mu.Unlock()
 	// The call stays pending: its number is in use until the signer has answered.
-	c.write(func(dst []byte) []byte { return wire.AppendCancel(dst, id) })
+	c.tell(func(dst []byte) []byte { return wire.AppendCancel(dst, id) })
 }
 
 // keys asks for the keys. Answers come in the order of questions.
@@ -216,7 +257,7 @@ func (c *conn) keys(ctx context.Context) ([]wire.Key, error) {
 	}
 	c.asked = append(c.asked, to)
 	c.mu.Unlock()
-	c.write(func(dst []byte) []byte { return wire.AppendKeys(dst, nil) })
+	c.tell(func(dst []byte) []byte { return wire.AppendKeys(dst, nil) })
 	select {
 	case all, ok := <-to:
 		if !ok {
@@ -279,6 +320,7 @@ func (c *conn) answer(results []wire.Result) error {
 			calls = calls[:i]
 			break
 		}
+		calls[i].answered = true
 		delete(c.pending, results[i].ID)
 	}
 	c.mu.Unlock()
