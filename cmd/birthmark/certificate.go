@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -170,7 +171,7 @@ func (c *certificateVerifyCmd) Run(ctx context.Context, io *streams) error {
 		}
 	} else {
 		for _, cert := range path.Certificates {
-			v.Path = append(v.Path, cert.Subject.String())
+			v.Path = append(v.Path, cmp.Or(cert.Subject.String(), "(no subject)"))
 		}
 	}
 	if c.JSON {

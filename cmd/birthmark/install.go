@@ -185,7 +185,7 @@ func (n *node) makeLabels(ctx context.Context, actor string) error {
 		return err
 	}
 	for _, road := range plane.Roads() {
-		if road.Err() != nil || road.Profile.Kind != profile.KindIDevID && road.Profile.Kind != profile.KindLDevID {
+		if road.Err() != nil || !road.Profile.Kind.Device() {
 			continue
 		}
 		name := road.Profile.Name
