@@ -39,7 +39,7 @@ func runSigners(ctx context.Context, out io.Writer) (err error) {
 	}
 	p.stored, p.spare, p.clients, p.cell, p.passes = 1_000, 150_000, []int{16, 64}, 4*time.Second, 3
 	if p.quick {
-		p.spare, p.cell, p.passes = 40_000, 1500*time.Millisecond, 1
+		p.spare, p.cell, p.passes = 60_000, 1500*time.Millisecond, 3
 	}
 	b := &bench{plan: p, out: out, begin: time.Now()}
 	// A socket's path is short.
