@@ -3,6 +3,7 @@ package enroll_test
 import (
 	"bytes"
 	"crypto/x509"
+	"math/big"
 	"testing"
 	"time"
 
@@ -92,6 +93,18 @@ func TestEvidenceByACertifiedAttestationKeyIsRefused(t *testing.T) {
 		"a nonce of nobody": {func(_ *tpmDevice, _ *enroll.Response, q *enroll.Request) {
 			q.Attestation.Nonce = make([]byte, 32)
 		}, fault.AttestNonce, false},
+		"a nonce that somebody made": {func(d *tpmDevice, _ *enroll.Response, q *enroll.Request) {
+			key := d.key
+			*q = f.attestedRequest(d, flipped(q.Attestation.Nonce, 31))
+			d.key = key
+		}, fault.AttestNonce, false},
+		"a certificate with the number of ours": {func(_ *tpmDevice, ak *enroll.Response, q *enroll.Request) {
+			ca, key := foreignCA(t)
+			forged := signCertificate(t, &x509.Certificate{
+				SerialNumber: new(big.Int).SetBytes(ak.Credential.CertSerial), NotBefore: f.clock(), NotAfter: f.clock().Add(time.Hour),
+			}, ca, key, newKey(t))
+			q.Attestation.AKCertificates = [][]byte{forged.Raw}
+		}, fault.AKCertificate, false},
 		"a nonce that is too short": {func(_ *tpmDevice, _ *enroll.Response, q *enroll.Request) {
 			q.Attestation.Nonce = q.Attestation.Nonce[:31]
 		}, fault.AttestNonce, false},
