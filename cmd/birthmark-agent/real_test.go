@@ -224,22 +224,14 @@ func TestFiftyTPMsWhileTheServerDies(t *testing.T) {
 	go line.Run(background)
 
 	begin := time.Now()
-	killed := make(chan struct{})
 	var once, nests sync.WaitGroup
-	passed := make(chan station.Outcome, fleet)
-	once.Go(func() {
-		defer close(killed)
-		for range fleet / 5 { // when a fifth is through
-			<-passed
-		}
-		s.kill()
-		s.start()
-	})
+	passed := make(chan struct{}, fleet)
+	once.Go(func() { s.dieAfter(fleet/5, passed) })
 	outcomes := make([]station.Outcome, fleet)
 	for i := range all {
 		nests.Go(func() {
 			outcomes[i] = line.Do(t.Context(), station.Job{Nest: fmt.Sprint(i), DeviceSerial: fmt.Sprintf("GW%02d", i)})
-			passed <- outcomes[i]
+			passed <- struct{}{}
 		})
 	}
 	nests.Wait()
@@ -269,7 +261,67 @@ func TestFiftyTPMsWhileTheServerDies(t *testing.T) {
 	if o := line.Do(t.Context(), station.Job{Nest: "0", DeviceSerial: "GW99"}); o.Passed() {
 		t.Errorf("one too many: %+v", o)
 	}
+	s.fieldWhileTheServerDies(all)
 	s.run(nil, "ledger", "verify")
+}
+
+// dieAfter kills the server when so many are through, and starts it again.
+func (s *server) dieAfter(n int, through <-chan struct{}) {
+	for range n {
+		<-through
+	}
+	s.kill()
+	s.start()
+}
+
+// fieldWhileTheServerDies lets the agents of the whole fleet enroll at once with
+// what the factory gave them, while the server dies again: one certificate each.
+func (s *server) fieldWhileTheServerDies(all []*tpmtest.TPM) {
+	s.t.Helper()
+	begin := time.Now()
+	through := make(chan struct{}, len(all))
+	var once, devices sync.WaitGroup
+	once.Go(func() { s.dieAfter(len(all)/5, through) })
+	trust := s.read("trust.pem")
+	for i, one := range all {
+		devices.Go(func() {
+			defer func() { through <- struct{}{} }()
+			c := enrollCmd{tpmFlags: tpmFlags{TPM: one.Path}, IDevID: fromTPM, NV: "0x01C90000", Handle: "0x81020000"}
+			d, err := c.open(s.t.Context())
+			if err != nil {
+				s.t.Error(err)
+				return
+			}
+			by, err := c.requester(s.t.Context(), d)
+			if err != nil {
+				s.t.Error(err)
+				return
+			}
+			a, err := agent.New(agent.Config{
+				Dir: s.path(fmt.Sprintf("field-%d", i)), Server: s.url(), Trust: trust, Label: "ldevid-cloud", Key: agent.InTPM, TPM: d,
+				Requester: by, Patience: time.Minute, Now: time.Now,
+			})
+			if err != nil {
+				s.t.Error(err)
+				return
+			}
+			if out, err := a.Enroll(s.t.Context()); err != nil || out.Did != agent.Enrolled {
+				s.t.Errorf("device %d: %+v, %v", i, out, err)
+			}
+		})
+	}
+	devices.Wait()
+	once.Wait()
+	s.t.Logf("%d agents in %v, the server's death and start included", len(all), time.Since(begin).Round(time.Millisecond))
+	var list []struct{ Device, Profile string }
+	s.run(&list, "certificate", "list", "--kind", "ldevid", "--state", "issued", "--limit", "0")
+	seen := map[string]int{}
+	for _, one := range list {
+		seen[one.Device]++
+	}
+	if len(list) != len(all) || len(seen) != len(all) {
+		s.t.Errorf("%d certificates for %d devices of %d", len(list), len(seen), len(all))
+	}
 }
 
 // certificateIn reads the certificate that a TPM holds, and fails if anything is
