@@ -412,3 +412,21 @@ func TestProductThatDemandsMoreThanAtTheChallenge(t *testing.T) {
 	_, err := f.enrolls(q) // it was no wrong answer
 	must(t, err)
 }
+
+// A TPM outlives its device: once that has ended, another may have it.
+func TestTPMOfADeviceThatHasEnded(t *testing.T) {
+	f := newField(t, nil)
+	d := f.newDevice("GW-1")
+	first := f.first(d)
+	next := f.deviceWith(&unitTPM{d.TPM, "GW-2", d.NewAK(wire.ECP256), d.NewSubject(wire.ECP256)})
+	_, err := f.challengeFor(next, "")
+	refused(t, err, fault.TPMOfOther)
+	_, err = f.register.Move(t.Context(), f.operator, first.Credential.Device, device.Decommissioned)
+	must(t, err)
+	r := f.first(next)
+	record, err := f.store.TPM(t.Context(), d.ek())
+	must(t, err)
+	if record.Device != r.Credential.Device {
+		t.Errorf("TPM %+v", record)
+	}
+}
