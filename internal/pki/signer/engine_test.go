@@ -77,6 +77,22 @@ func newAuthority(t testing.TB, name string, edit func(*x509.Certificate)) *auth
 	return a
 }
 
+// renamed is an authority of another name with the same key.
+func (a *authority) renamed(name string) *authority {
+	a.t.Helper()
+	form := *a.cert
+	form.RawSubject, form.Subject = nil, pkix.Name{CommonName: name}
+	der, err := x509.CreateCertificate(rand.Reader, &form, &form, a.key.Public(), a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return &authority{t: a.t, key: a.key, cert: cert}
+}
+
 // leaf returns a device's certificate that the authority's bounds allow.
 func leaf(certSerial int64) *x509.Certificate {
 	now := newClock().now()
@@ -279,6 +295,8 @@ func TestNoOracle(t *testing.T) {
 	for name, tbs := range map[string][]byte{
 		"another issuer":                 other.tbs(leaf(100)),
 		"the issuer's name, another key": twin.tbs(leaf(100)),
+		"the issuer's key, another name": a.renamed("Other CA").tbs(leaf(100)),
+		"another algorithm":              edited(func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA384 }),
 		"a CA certificate":               edited(func(c *x509.Certificate) { c.IsCA = true; c.KeyUsage = x509.KeyUsageCertSign }),
 		"keyCertSign without cA":         edited(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign }),
 		"cRLSign":                        edited(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign }),
