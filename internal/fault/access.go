@@ -14,7 +14,7 @@ const (
 	OperatorLast       Code = 5022
 	RouteUnknown       Code = 5030
 	MethodNotAllowed   Code = 5031
-	TooManyRequests    Code = 5032 // reserved: no limit of ours answers requests yet, connections are limited instead
+	TooManyRequests    Code = 5032
 	ParameterInvalid   Code = 5033
 	IdempotencyChanged Code = 5034
 )

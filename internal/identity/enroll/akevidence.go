@@ -131,6 +131,9 @@ func (e *Enroller) proveByAK(ctx context.Context, plane *authority.Snapshot, r *
 	if h.tpm, err = e.knownTPM(ctx, m, c); err != nil {
 		return err
 	}
+	if err := e.answers.check(asker{device: d.requester.device.ID}, e.now()); err != nil {
+		return err
+	}
 	h.ticket = t
 	a := &wire.Answer{Public: r.Attestation.Public, Attest: r.Attestation.Attest, Signature: r.Attestation.Signature}
 	if err := e.proveAnswer(ctx, m, a, d, csr.SPKI, csr.SPKI); err != nil {
@@ -152,7 +155,7 @@ func (a *Attestation) nonce() (nonce []byte, bare bool, err error) {
 }
 
 // attestationCredential finds the certificate of the attestation key: ours, of this
-// device, good now. All else is fault.AKCertificate.
+// device, good now, and the newest that was used. All else is fault.AKCertificate.
 func (e *Enroller) attestationCredential(ctx context.Context, plane *authority.Snapshot, d *decision, shown [][]byte) (*device.Credential, error) {
 	dev := &d.requester.device
 	wrong := func(why string) (*device.Credential, error) { return nil, fault.New(fault.AKCertificate, why) }
@@ -178,7 +181,11 @@ func (e *Enroller) attestationCredential(ctx context.Context, plane *authority.S
 	if _, err := e.checkPath(ctx, plane, leaf, nil); err != nil {
 		return nil, fault.Wrap(fault.AKCertificate, err, "its authority is not trusted")
 	}
-	return c, nil
+	err = e.checkNewest(ctx, &requester{device: *dev, credential: c})
+	if fault.Has(err, fault.CredentialSuperseded) {
+		return wrong("another followed it and was used")
+	}
+	return c, err
 }
 
 // shownCredential looks up the certificate that was shown or, without one, the

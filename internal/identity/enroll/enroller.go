@@ -86,6 +86,8 @@ type Enroller struct {
 	attest      *attesting    // nil: TPMs show nothing
 	recording   chan struct{} // a token for each refusal that is being written
 	quiet       quiet
+	answers     wrongs // wrong ones
+	refusals    wrongs // on record
 }
 
 // New returns an Enroller.

@@ -47,6 +47,9 @@ func (e *Enroller) openAnswer(ctx context.Context, m *makers, a *wire.Answer, by
 	if t.trust != m.digest {
 		return h, fault.New(fault.TicketExpired, "whose TPMs are trusted has changed since")
 	}
+	if err := e.answers.check(by.asker(), e.now()); err != nil {
+		return h, err
+	}
 	h.ticket = t
 	if !t.opened(a.Secret) {
 		return h, fault.New(fault.ActivationWrong)

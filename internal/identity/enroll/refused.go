@@ -69,6 +69,7 @@ func (e *Enroller) refuse(ctx context.Context, r *refusal) error {
 	if err != nil {
 		e.log.ErrorContext(ctx, "a challenge that was answered wrong was not burned", "error", err)
 	}
+	e.answers.take(r.asker(), e.now())
 	return r.err
 }
 
@@ -85,6 +86,10 @@ const (
 func (e *Enroller) recordRefusal(ctx context.Context, r *refusal) {
 	f := fault.Of(r.err)
 	if !ofEvidence(f.Code) || !e.quiet.allow(quietKey{r.actor, r.body.DeviceSerial, f.Code}, e.now()) {
+		return
+	}
+	if !e.refusals.take(r.asker(), e.now()) { // a station names as many serials as it likes
+		e.log.WarnContext(ctx, "too much evidence of one requester is refused", "fault", f.Code.String(), "requester", r.actor)
 		return
 	}
 	select {

@@ -10,6 +10,7 @@ import (
 	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/authority"
 	"github.com/birthmark/birthmark/internal/identity/device"
+	"github.com/birthmark/birthmark/internal/pki/profile"
 )
 
 // replayWindow is how long a spent one-time secret still fetches the
@@ -98,6 +99,9 @@ func (e *Enroller) byCertificate(ctx context.Context, plane *authority.Snapshot,
 	}
 	if !bytes.Equal(c.DER, leaf.Raw) || c.Device == 0 {
 		return nil, fault.New(fault.RequesterCertificate)
+	}
+	if c.Kind == string(profile.KindAttestation) { // its key signs what anybody hashes in the TPM, a handshake too
+		return nil, fault.New(fault.RequesterCertificate, "it is an attestation key's")
 	}
 	switch c.State {
 	case device.Revoked, device.Held:

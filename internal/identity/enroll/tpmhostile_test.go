@@ -1,0 +1,103 @@
+package enroll_test
+
+import (
+	"crypto/x509"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/birthmark/birthmark/internal/fault"
+	wire "github.com/birthmark/birthmark/internal/format/tpm"
+	"github.com/birthmark/birthmark/internal/identity/attest/tpm/tpmtest"
+	"github.com/birthmark/birthmark/internal/identity/enroll"
+	"github.com/birthmark/birthmark/internal/identity/ledger"
+)
+
+// An attestation key signs whatever does not look like the TPM's own word, and so
+// also a TLS handshake. Its certificate says what the TPM says, not who asks.
+func TestAttestationKeyAuthenticatesNobody(t *testing.T) {
+	f := newField(t, nil)
+	d, ak := f.certified("GW-1")
+	d.who = enroll.Requester{Chain: []*x509.Certificate{parsed(t, ak)}}
+	refused(t, f.enroller.Known(t.Context(), d.who), fault.RequesterCertificate)
+	_, err := f.challengeFor(d, "")
+	refused(t, err, fault.RequesterCertificate)
+	_, _, err = f.enroller.AttestNonce(t.Context(), d.who)
+	refused(t, err, fault.RequesterCertificate)
+	for _, op := range []enroll.Operation{enroll.Enroll, enroll.Reenroll} {
+		for _, label := range []string{"", "cloud", "ak"} {
+			_, err := f.byCertificate(op, parsed(t, ak), label, newCSR(t, newKey(t), nil))
+			refused(t, err, fault.RequesterCertificate)
+		}
+	}
+}
+
+// An attestation key that another followed is done with, as any credential is whose
+// successor has been used: a TPM that left the device would vouch for its keys.
+func TestAttestationKeyThatWasReplaced(t *testing.T) {
+	f := newField(t, nil)
+	d, old := f.certified("GW-1")
+	was := d.ak
+	d.ak = d.NewAK(wire.ECP256)
+	_, err := f.enrolls(f.request(d, "ak"))
+	must(t, err)
+	// The device may have missed the answer: the old one is good until the new one
+	// is used.
+	now := d.ak
+	d.ak = was
+	_, err = f.enrolls(f.attestedRequest(d, f.attestNonce(d), old.Credential.DER))
+	must(t, err)
+	d.ak = now
+	_, err = f.enrolls(f.attestedRequest(d, f.attestNonce(d)))
+	must(t, err)
+	d.ak = was
+	_, err = f.enrolls(f.attestedRequest(d, f.attestNonce(d), old.Credential.DER))
+	refused(t, err, fault.AKCertificate)
+}
+
+// A device that is known can make leaves of the ledger by answering wrong, but not
+// as many as it likes: beyond a few it is not heard for a while, and what it asks is
+// not judged.
+func TestWrongAnswersAreCounted(t *testing.T) {
+	f := newField(t, nil)
+	d := f.newDevice("GW-1")
+	before := f.ledgerSize()
+	tooMany := 0
+	for range 100 {
+		q := f.request(d, "")
+		q.TPM.Secret[0] ^= 1
+		_, err := f.enrolls(q)
+		if fault.Has(err, fault.TooManyRequests) {
+			tooMany++
+			continue
+		}
+		refused(t, err, fault.ActivationWrong)
+	}
+	if n := len(f.leaves(ledger.EvidenceRefused, before)); n > 20 || n+tooMany != 100 {
+		t.Errorf("%d leaves, %d answers not heard", n, tooMany)
+	}
+	// It burned nothing: the same answer is judged later.
+	good := f.request(d, "")
+	_, err := f.enrolls(good)
+	refused(t, err, fault.TooManyRequests)
+	other := f.newDevice("GW-2")
+	f.first(other) // nobody else is held up
+	f.pass(2 * time.Minute)
+	_, err = f.enrolls(good)
+	must(t, err)
+}
+
+// A station that invents units does not fill the ledger with what it is refused.
+func TestRefusalsOfAStationAreCounted(t *testing.T) {
+	l := newTPMLine(t, nil)
+	x := newTPM(t, tpmtest.NewMaker(t, "Nobody", tpmtest.MakerOptions{Now: l.clock()}), "", tpmtest.Options{})
+	before := l.ledgerSize()
+	for i := range 400 {
+		x.deviceSerial = fmt.Sprintf("SN-%d", i)
+		_, err := l.challenge(x)
+		refused(t, err, fault.EKUntrusted)
+	}
+	if n := len(l.leaves(ledger.EvidenceRefused, before)); n != 300 {
+		t.Errorf("%d leaves", n)
+	}
+}
