@@ -102,6 +102,10 @@ func (h *Handlers) TCGCSR(w http.ResponseWriter, r *http.Request, body []byte) e
 			Attest: c.Certify, Signature: c.CertifySignature, Public: c.Public, AKCertificates: [][]byte{c.IAKCertificate},
 		})
 	}
+	// Before its signature is checked, as everywhere: a stranger costs a look-up.
+	if err := h.service.Known(r.Context(), requester(r)); err != nil {
+		return err
+	}
 	claim, err := claim(body)
 	if err != nil {
 		return err

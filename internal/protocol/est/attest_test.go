@@ -424,4 +424,9 @@ func TestTCGCSRRefused(t *testing.T) {
 	if status, _, body := f.client(t, "").do(t, http.MethodPost, "tcg-csr", est.TCGCSRType, good); status != http.StatusUnauthorized {
 		t.Errorf("a stranger: %d %s", status, body)
 	}
+	// Nor does a stranger make us check signatures.
+	bad := append(bytes.Clone(good[:len(good)-1]), good[len(good)-1]^1)
+	if status, _, body := f.client(t, "").do(t, http.MethodPost, "tcg-csr", est.TCGCSRType, bad); status != http.StatusUnauthorized {
+		t.Errorf("a stranger with a changed signature: %d %s", status, body)
+	}
 }

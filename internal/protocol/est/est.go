@@ -41,6 +41,8 @@ type Handlers struct {
 // enroll.
 type Service interface {
 	enroll.Service
+	// Known judges who asks and decides nothing.
+	Known(ctx context.Context, who enroll.Requester) error
 	AttestNonce(ctx context.Context, who enroll.Requester) (nonce []byte, expires time.Time, err error)
 	Challenge(ctx context.Context, r enroll.ChallengeRequest) (*tpm.Challenge, error)
 }
