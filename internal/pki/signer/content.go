@@ -15,7 +15,8 @@ import (
 
 // facts are what the bytes to be signed say.
 type facts struct {
-	kind      Kind
+	kind      Kind   // by which it is journaled
+	also      []Kind // that it is besides
 	algorithm []byte // AlgorithmIdentifier inside; nil where there is none
 	issuer    []byte // DER of the name
 	keyID     []byte // authorityKeyIdentifier
@@ -107,11 +108,42 @@ func positive(s []byte) bool {
 	return len(s) > 1 && s[1] >= 0x80
 }
 
+// readTime reads a time in the one form that RFC 5280 has for it (section
+// 4.1.2.5): readers differ in what they make of others.
 func readTime(in *cryptobyte.String, out *time.Time) bool {
 	if in.PeekASN1Tag(asn1.UTCTime) {
-		return in.ReadASN1UTCTime(out)
+		whole := *in
+		return in.ReadASN1UTCTime(out) && inZulu(whole, len("YYMMDDHHMMSSZ"))
 	}
-	return in.ReadASN1GeneralizedTime(out)
+	return readGeneralized(in, out) && out.Year() >= 2050
+}
+
+// readGeneralized reads a GeneralizedTime in seconds, in UTC.
+func readGeneralized(in *cryptobyte.String, out *time.Time) bool {
+	whole := *in
+	return in.ReadASN1GeneralizedTime(out) && inZulu(whole, len("YYYYMMDDHHMMSSZ"))
+}
+
+func inZulu(element cryptobyte.String, length int) bool {
+	var text cryptobyte.String
+	var tag asn1.Tag
+	return element.ReadAnyASN1(&text, &tag) && len(text) == length && text[length-1] == 'Z'
+}
+
+// readOID reads the content of an OBJECT IDENTIFIER. Padded forms of the same
+// number are refused: a lenient reader would take them for it.
+func readOID(in *cryptobyte.String, out *cryptobyte.String) bool {
+	if !in.ReadASN1(out, asn1.OBJECT_IDENTIFIER) || len(*out) == 0 || (*out)[len(*out)-1] >= 0x80 {
+		return false
+	}
+	begins := true
+	for _, b := range *out {
+		if begins && b == 0x80 {
+			return false
+		}
+		begins = b < 0x80
+	}
+	return true
 }
 
 // The contents of the object identifiers that matter.
@@ -125,10 +157,21 @@ const (
 	oidDeltaCRL         = "\x55\x1d\x1b"
 	oidIDP              = "\x55\x1d\x1c"
 
+	oidCertificateIssuer = "\x55\x1d\x1d"
+
 	usageServerAuth  = "\x2b\x06\x01\x05\x05\x07\x03\x01"
 	usageOCSPSigning = "\x2b\x06\x01\x05\x05\x07\x03\x09"
 	usageAny         = "\x55\x1d\x25\x00"
 	usageAttestation = "\x67\x81\x05\x08\x03"
+
+	// Server gated cryptography of the nineties: OpenSSL takes both for
+	// serverAuth.
+	usageMicrosoftSGC = "\x2b\x06\x01\x04\x01\x82\x37\x0a\x03\x03"
+	usageNetscapeSGC  = "\x60\x86\x48\x01\x86\xf8\x42\x04\x01"
+
+	// nsCertType makes a CA of a certificate that has neither basic constraints
+	// nor key usage, for OpenSSL at least.
+	oidNetscapeType = "\x60\x86\x48\x01\x86\xf8\x42\x01\x01"
 )
 
 // extensionsOf reads the content of [3] or [0]: SEQUENCE OF Extension. visit gets
@@ -141,9 +184,9 @@ func extensionsOf(outer cryptobyte.String, visit func(oid, value string) bool) e
 	seen := map[string]bool{}
 	for !all.Empty() {
 		var one, oid, value cryptobyte.String
-		critical := false
-		if !all.ReadASN1(&one, asn1.SEQUENCE) || !one.ReadASN1(&oid, asn1.OBJECT_IDENTIFIER) ||
-			one.PeekASN1Tag(asn1.BOOLEAN) && !one.ReadASN1Boolean(&critical) ||
+		critical := true // DER leaves FALSE, the default, out
+		if !all.ReadASN1(&one, asn1.SEQUENCE) || !readOID(&one, &oid) ||
+			one.PeekASN1Tag(asn1.BOOLEAN) && !one.ReadASN1Boolean(&critical) || !critical ||
 			!one.ReadASN1(&value, asn1.OCTET_STRING) || !one.Empty() || seen[string(oid)] {
 			return malformed("an extension is malformed or there twice")
 		}
@@ -155,48 +198,90 @@ func extensionsOf(outer cryptobyte.String, visit func(oid, value string) bool) e
 	return nil
 }
 
+// traits are what a certificate's extensions say of it.
+type traits struct {
+	ca, signs, named                              bool
+	limited                                       bool // has extended usages
+	responder, server, anything, attestation, any bool // of these usages; any: others
+}
+
 // readExtensions judges what a certificate may do.
 func (f *facts) readExtensions(outer cryptobyte.String) error {
-	var is struct{ ca, signs, responder, server, named, attestation, limited bool }
+	var is traits
 	err := extensionsOf(outer, func(oid, value string) bool {
 		v := cryptobyte.String(value)
 		switch oid {
 		case oidBasicConstraints:
-			var inner cryptobyte.String
-			return v.ReadASN1(&inner, asn1.SEQUENCE) && v.Empty() &&
-				(inner.Empty() || !inner.PeekASN1Tag(asn1.BOOLEAN) || inner.ReadASN1Boolean(&is.ca))
+			return readBasicConstraints(v, &is.ca)
 		case oidKeyUsage:
 			usage, ok := readUsage(v)
 			is.signs = usage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0
 			return ok
 		case oidExtendedKeyUsage:
 			is.limited = true
-			return eachUsage(v, func(usage string) {
-				is.responder = is.responder || usage == usageOCSPSigning || usage == usageAny
-				is.server = is.server || usage == usageServerAuth
-				is.attestation = is.attestation || usage == usageAttestation
-			})
+			return eachUsage(v, is.use)
 		case oidAuthorityKeyID:
 			return readKeyID(v, &f.keyID)
 		case oidAltName:
 			return eachName(v, func(tag asn1.Tag) { is.named = is.named || tag&0x1f == 2 || tag&0x1f == 7 })
+		case oidNetscapeType:
+			return false
 		}
 		return true
 	})
-	switch {
-	case is.ca || is.signs:
-		f.kind = CA
-	case is.responder:
-		f.kind = Responder
-	case is.server || !is.limited && is.named:
-		// Without extended usages a name of a host makes a server's certificate.
-		f.kind = TLSServer
-	case is.attestation:
-		f.kind = Attestation
-	default:
-		f.kind = Leaf
+	if err != nil {
+		return err
 	}
-	return err
+	all := is.kinds()
+	f.kind, f.also = all[0], all[1:]
+	return nil
+}
+
+func (t *traits) use(usage string) {
+	switch usage {
+	case usageOCSPSigning:
+		t.responder = true
+	case usageServerAuth, usageMicrosoftSGC, usageNetscapeSGC:
+		t.server = true
+	case usageAttestation:
+		t.attestation = true
+	case usageAny:
+		t.anything = true
+	default:
+		t.any = true
+	}
+}
+
+// kinds returns all that a certificate can be used as: a key must be allowed each
+// of them, or a responder's certificate would pass for a server's besides.
+func (t *traits) kinds() (all []Kind) {
+	add := func(is bool, k Kind) {
+		if is {
+			all = append(all, k)
+		}
+	}
+	ca := t.ca || t.signs
+	// Without extended usages a name of a host makes a server's certificate, too.
+	host := !t.limited && t.named
+	add(ca, CA)
+	add(t.responder || t.anything, Responder)
+	add(!ca && (t.server || t.anything || host), TLSServer)
+	add(!ca && t.attestation, Attestation)
+	add(!ca && (t.any || t.anything || !t.limited), Leaf)
+	return all
+}
+
+// readBasicConstraints reads the extension to its end: cA, then a path length.
+func readBasicConstraints(v cryptobyte.String, ca *bool) bool {
+	var inner cryptobyte.String
+	if !v.ReadASN1(&inner, asn1.SEQUENCE) || !v.Empty() {
+		return false
+	}
+	if inner.PeekASN1Tag(asn1.BOOLEAN) && (!inner.ReadASN1Boolean(ca) || !*ca) {
+		return false
+	}
+	var length uint8
+	return inner.Empty() || *ca && inner.ReadASN1Integer(&length) && inner.Empty()
 }
 
 // readUsage reads a KeyUsage's first eight bits.
@@ -220,7 +305,7 @@ func eachUsage(v cryptobyte.String, visit func(string)) bool {
 	}
 	for !all.Empty() {
 		var oid cryptobyte.String
-		if !all.ReadASN1(&oid, asn1.OBJECT_IDENTIFIER) {
+		if !readOID(&all, &oid) {
 			return false
 		}
 		visit(string(oid))

@@ -156,7 +156,7 @@ func (w *walker) list() (f facts, err error) {
 	version := take(0x02, 1)
 	f.algorithm = take(0x30, 1024)
 	f.issuer = take(0x30, maxHead-1)
-	if err != nil || version[2] != 1 {
+	if err != nil || !bytes.Equal(version, []byte{0x02, 1, 1}) {
 		return f, errCRL
 	}
 	for _, out := range []*time.Time{&f.from, &f.to} {
@@ -223,7 +223,17 @@ func entryOK(entry []byte) bool {
 	if !in.SkipASN1(asn1.UTCTime) && !in.SkipASN1(asn1.GeneralizedTime) {
 		return false
 	}
-	return in.Empty() || in.ReadASN1(&extensions, asn1.SEQUENCE) && in.Empty() && !extensions.Empty()
+	return in.Empty() || in.ReadASN1(&extensions, asn1.SEQUENCE) && in.Empty() && entryExtensionsOK(extensions)
+}
+
+// entryExtensionsOK refuses an entry about another issuer's certificate.
+func entryExtensionsOK(all cryptobyte.String) bool {
+	ok := !all.Empty()
+	for ok && !all.Empty() {
+		var one, oid cryptobyte.String
+		ok = all.ReadASN1(&one, asn1.SEQUENCE) && readOID(&one, &oid) && string(oid) != oidCertificateIssuer
+	}
+	return ok
 }
 
 // readCRLExtensions takes key identifier, number and scope. Every list needs a
@@ -242,11 +252,13 @@ func (f *facts) readCRLExtensions(extensions cryptobyte.String) error {
 			return readKeyID(v, &f.keyID)
 		case oidCRLNumber:
 			var number cryptobyte.String
-			ok := v.ReadASN1(&number, asn1.INTEGER) && v.Empty() && positive(number)
+			if !v.ReadASN1(&number, asn1.INTEGER) || !v.Empty() || !positive(number) {
+				return false
+			}
 			f.number = number
-			return ok
 		case oidIDP:
 			point = []byte(value)
+			return pointOK(v)
 		case oidDeltaCRL:
 			delta = true
 		}
@@ -264,4 +276,23 @@ func (f *facts) readCRLExtensions(extensions cryptobyte.String) error {
 		f.scope = sha256.Sum256(point)
 	}
 	return nil
+}
+
+// pointOK reads an issuingDistributionPoint (RFC 5280, section 5.2.5) and refuses
+// lists of other issuers' certificates, of some reasons, or of attribute
+// certificates.
+func pointOK(v cryptobyte.String) bool {
+	var all cryptobyte.String
+	if !v.ReadASN1(&all, asn1.SEQUENCE) || !v.Empty() {
+		return false
+	}
+	if !all.SkipOptionalASN1(explicit(0)) {
+		return false
+	}
+	for n := range uint8(2) { // onlyContainsUserCerts, onlyContainsCACerts
+		if !all.SkipOptionalASN1(asn1.Tag(n + 1).ContextSpecific()) {
+			return false
+		}
+	}
+	return all.Empty()
 }

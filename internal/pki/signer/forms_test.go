@@ -52,7 +52,9 @@ func ocspAnswer(t testing.TB, responder, issuer *x509.Certificate, from, to time
 				})
 				b.AddASN1(asn1.Tag(0).ContextSpecific(), func(*cryptobyte.Builder) {})
 				b.AddASN1GeneralizedTime(from)
-				b.AddASN1(explicit(0), func(b *cryptobyte.Builder) { b.AddASN1GeneralizedTime(to) })
+				if !to.IsZero() {
+					b.AddASN1(explicit(0), func(b *cryptobyte.Builder) { b.AddASN1GeneralizedTime(to) })
+				}
 			})
 		})
 	})

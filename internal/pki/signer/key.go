@@ -231,18 +231,22 @@ func refuse(what ...any) error { return fault.New(fault.SignerRefused, what...) 
 
 // judge holds what the bytes say against what the key is bound to.
 func (k *key) judge(b *binding, f *facts, now time.Time) error {
-	switch {
-	case f.kind == Certification:
+	if f.kind == Certification {
 		if !bytes.Equal(f.spki, k.spki) {
 			return refuse("a certification request is for another key")
 		}
 		return nil
+	}
+	for _, kind := range append([]Kind{f.kind}, f.also...) {
+		if !slices.Contains(k.bounds.Kinds, kind) {
+			return refuse("the key", k.name, "does not sign what is of kind", kind)
+		}
+	}
+	switch {
 	case k.bounds.Root && f.kind == CA && bytes.Equal(f.issuer, f.subject):
 		return k.judgeRoot(b, f, now)
 	case b == nil:
 		return refuse("the key", k.name, "is not bound to a certificate yet; until then it signs only the request for one")
-	case !slices.Contains(k.bounds.Kinds, f.kind):
-		return refuse("the key", k.name, "does not sign what is of kind", f.kind)
 	case f.kind == OCSP:
 		return k.judgeOCSP(b, f, now)
 	}
@@ -251,6 +255,11 @@ func (k *key) judge(b *binding, f *facts, now time.Time) error {
 	}
 	if f.kind == CRL {
 		return within(f, now, k.bounds.ListValidity, false)
+	}
+	if sameName(f.subject, b.name) {
+		// Whoever has it could sign CRLs in the authority's name, and would not count
+		// in the length of a path (RFC 5280, sections 6.3.3 and 6.1.4).
+		return refuse("its subject has the authority's own name")
 	}
 	if f.kind == CA && b.pathLen == 0 {
 		return refuse("the authority of key", k.name, "may not have authorities below it")

@@ -36,7 +36,7 @@ func parseOCSP(in cryptobyte.String) (f facts, err error) {
 		}
 		f.responderKey = hash
 	}
-	if !in.ReadASN1GeneralizedTime(&f.from) || !in.ReadASN1(&all, asn1.SEQUENCE) {
+	if !readGeneralized(&in, &f.from) || !in.ReadASN1(&all, asn1.SEQUENCE) {
 		return f, malformed("the OCSP answer's head is malformed")
 	}
 	for !all.Empty() {
@@ -82,12 +82,12 @@ func (f *facts) readAnswer(all *cryptobyte.String) bool {
 	var thisUpdate, nextUpdate time.Time
 	var next, extensions cryptobyte.String
 	var hasNext, hasExtensions bool
-	if !one.ReadASN1GeneralizedTime(&thisUpdate) || !one.ReadOptionalASN1(&next, &hasNext, explicit(0)) ||
+	if !readGeneralized(&one, &thisUpdate) || !one.ReadOptionalASN1(&next, &hasNext, explicit(0)) ||
 		!one.ReadOptionalASN1(&extensions, &hasExtensions, explicit(1)) || !one.Empty() {
 		return false
 	}
-	nextUpdate = thisUpdate
-	if hasNext && (!next.ReadASN1GeneralizedTime(&nextUpdate) || !next.Empty() || nextUpdate.Before(thisUpdate)) {
+	// Without nextUpdate an answer would hold for ever.
+	if !hasNext || (!readGeneralized(&next, &nextUpdate) || !next.Empty() || nextUpdate.Before(thisUpdate)) {
 		return false
 	}
 	// from is the earliest time of all, to the latest.
