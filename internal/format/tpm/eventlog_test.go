@@ -6,8 +6,6 @@ import (
 	"maps"
 	"testing"
 
-	"github.com/google/go-tpm/tpm2"
-	"github.com/google/go-tpm/tpm2/transport"
 	"pgregory.net/rapid"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -51,45 +49,6 @@ func TestEventLogIsReplayed(t *testing.T) {
 	if e := l.Events[2]; e.PCR != 4 || e.Type != tpm.EventIPL || string(e.Data) != "grub kernel /vmlinuz" {
 		t.Errorf("%+v", e)
 	}
-}
-
-// TestEventLogLeadsToTheRegisters extends the registers of a TPM as the log says.
-func TestEventLogLeadsToTheRegisters(t *testing.T) {
-	chip := softwareTPM(t)
-	written := tpmtest.NewLog(tpm.AlgSHA256, tpm.AlgSHA384, tpm.AlgSHA1)
-	for i, pcr := range []int{0, 4, 0, 7, 23, 4} {
-		data := []byte{byte(i)}
-		written.Measure(pcr, tpm.EventSeparator, data)
-		_, err := tpm2.PCRExtend{
-			PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
-			Digests: tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{
-				{HashAlg: tpm2.TPMAlgSHA256, Digest: sum(tpm.AlgSHA256, data)}, {HashAlg: tpm2.TPMAlgSHA384, Digest: sum(tpm.AlgSHA384, data)},
-			}},
-		}.Execute(chip)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	l := parseLog(t, written.Bytes())
-	for pcr, value := range l.Replay(tpm.AlgSHA256) {
-		if got := register(t, chip, tpm2.TPMAlgSHA256, pcr); !bytes.Equal(got, value) {
-			t.Errorf("register %d holds %x, the log leads to %x", pcr, got, value)
-		}
-	}
-	if len(l.Replay(tpm.AlgSHA256)) != 4 || len(l.Replay(tpm.AlgSHA1)) != 4 {
-		t.Error("registers are missing")
-	}
-}
-
-func register(t testing.TB, chip transport.TPM, bank tpm2.TPMAlgID, pcr int) []byte {
-	t.Helper()
-	read, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{
-		{Hash: bank, PCRSelect: tpm2.PCClientCompatible.PCRs(uint(pcr))},
-	}}}.Execute(chip)
-	if err != nil || len(read.PCRValues.Digests) != 1 {
-		t.Fatalf("register %d: %v", pcr, err)
-	}
-	return read.PCRValues.Digests[0].Buffer
 }
 
 func TestEventLogsRefused(t *testing.T) {

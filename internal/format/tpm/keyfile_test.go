@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-tpm/tpm2"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	"github.com/birthmark/birthmark/internal/format/tpm"
@@ -58,69 +57,6 @@ func der(t testing.TB, file []byte) []byte {
 		t.Fatalf("not a TSS2 key: %s", file)
 	}
 	return block.Bytes
-}
-
-// TestKeyFileLoadsAgain keeps a key as a file and loads it below a parent that is
-// made anew.
-func TestKeyFileLoadsAgain(t *testing.T) {
-	chip := softwareTPM(t)
-	parent := func() (tpm2.NamedHandle, func()) {
-		made, err := tpm2.CreatePrimary{
-			PrimaryHandle: tpm2.TPMRHOwner,
-			InPublic:      tpm2.BytesAs2B[tpm2.TPMTPublic](tpm.StorageTemplate()),
-		}.Execute(chip)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return tpm2.NamedHandle{Handle: made.ObjectHandle, Name: made.Name}, func() {
-			if _, err := (tpm2.FlushContext{FlushHandle: made.ObjectHandle}).Execute(chip); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	handle, flush := parent()
-	created, err := tpm2.Create{
-		ParentHandle: handle,
-		InPublic:     tpm2.BytesAs2B[tpm2.TPMTPublic](tpm.SubjectTemplate(tpm.ECP256)),
-	}.Execute(chip)
-	if err != nil {
-		t.Fatal(err)
-	}
-	flush()
-	want := &tpm.KeyFile{EmptyAuth: true, Parent: tpm.HierarchyOwner, Public: tpm2.Marshal(created.OutPublic), Private: tpm2.Marshal(created.OutPrivate)}
-	file, err := want.MarshalPEM()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := tpm.ParseKeyFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Fatal(diff)
-	}
-	public, err := tpm.Unsized(got.Public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := tpm.Unsized(got.Private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	handle, flush = parent()
-	defer flush()
-	loaded, err := tpm2.Load{
-		ParentHandle: handle, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](public), InPrivate: tpm2.TPM2BPrivate{Buffer: private},
-	}.Execute(chip)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(loaded.Name.Buffer, parsePublic(t, public).Name()) {
-		t.Errorf("loaded %x", loaded.Name.Buffer)
-	}
-	if _, err := (tpm2.FlushContext{FlushHandle: loaded.ObjectHandle}).Execute(chip); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestKeyFilesRefused(t *testing.T) {

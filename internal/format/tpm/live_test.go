@@ -1,3 +1,5 @@
+//go:build unix
+
 package tpm_test
 
 import (
@@ -10,11 +12,13 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 
 	"github.com/birthmark/birthmark/internal/format/tpm"
+	"github.com/birthmark/birthmark/internal/format/tpm/tpmtest"
 	"github.com/birthmark/birthmark/internal/needs"
 )
 
@@ -131,5 +135,107 @@ func TestATPMMakesOurKeys(t *testing.T) {
 	}
 	if _, err := primary(t, chip, tpm2.TPMRHOwner, tpm.StorageTemplate()); err != nil {
 		t.Errorf("storage root key: %v", err)
+	}
+}
+
+// TestEventLogLeadsToTheRegisters extends the registers of a TPM as the log says.
+func TestEventLogLeadsToTheRegisters(t *testing.T) {
+	chip := softwareTPM(t)
+	written := tpmtest.NewLog(tpm.AlgSHA256, tpm.AlgSHA384, tpm.AlgSHA1)
+	for i, pcr := range []int{0, 4, 0, 7, 23, 4} {
+		data := []byte{byte(i)}
+		written.Measure(pcr, tpm.EventSeparator, data)
+		_, err := tpm2.PCRExtend{
+			PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
+			Digests: tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{
+				{HashAlg: tpm2.TPMAlgSHA256, Digest: sum(tpm.AlgSHA256, data)}, {HashAlg: tpm2.TPMAlgSHA384, Digest: sum(tpm.AlgSHA384, data)},
+			}},
+		}.Execute(chip)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := parseLog(t, written.Bytes())
+	for pcr, value := range l.Replay(tpm.AlgSHA256) {
+		if got := register(t, chip, tpm2.TPMAlgSHA256, pcr); !bytes.Equal(got, value) {
+			t.Errorf("register %d holds %x, the log leads to %x", pcr, got, value)
+		}
+	}
+	if len(l.Replay(tpm.AlgSHA256)) != 4 || len(l.Replay(tpm.AlgSHA1)) != 4 {
+		t.Error("registers are missing")
+	}
+}
+
+func register(t testing.TB, chip transport.TPM, bank tpm2.TPMAlgID, pcr int) []byte {
+	t.Helper()
+	read, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{
+		{Hash: bank, PCRSelect: tpm2.PCClientCompatible.PCRs(uint(pcr))},
+	}}}.Execute(chip)
+	if err != nil || len(read.PCRValues.Digests) != 1 {
+		t.Fatalf("register %d: %v", pcr, err)
+	}
+	return read.PCRValues.Digests[0].Buffer
+}
+
+// TestKeyFileLoadsAgain keeps a key as a file and loads it below a parent that is
+// made anew.
+func TestKeyFileLoadsAgain(t *testing.T) {
+	chip := softwareTPM(t)
+	parent := func() (tpm2.NamedHandle, func()) {
+		made, err := tpm2.CreatePrimary{
+			PrimaryHandle: tpm2.TPMRHOwner,
+			InPublic:      tpm2.BytesAs2B[tpm2.TPMTPublic](tpm.StorageTemplate()),
+		}.Execute(chip)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tpm2.NamedHandle{Handle: made.ObjectHandle, Name: made.Name}, func() {
+			if _, err := (tpm2.FlushContext{FlushHandle: made.ObjectHandle}).Execute(chip); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	handle, flush := parent()
+	created, err := tpm2.Create{
+		ParentHandle: handle,
+		InPublic:     tpm2.BytesAs2B[tpm2.TPMTPublic](tpm.SubjectTemplate(tpm.ECP256)),
+	}.Execute(chip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush()
+	want := &tpm.KeyFile{EmptyAuth: true, Parent: tpm.HierarchyOwner, Public: tpm2.Marshal(created.OutPublic), Private: tpm2.Marshal(created.OutPrivate)}
+	file, err := want.MarshalPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := tpm.ParseKeyFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatal(diff)
+	}
+	public, err := tpm.Unsized(got.Public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := tpm.Unsized(got.Private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handle, flush = parent()
+	defer flush()
+	loaded, err := tpm2.Load{
+		ParentHandle: handle, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](public), InPrivate: tpm2.TPM2BPrivate{Buffer: private},
+	}.Execute(chip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(loaded.Name.Buffer, parsePublic(t, public).Name()) {
+		t.Errorf("loaded %x", loaded.Name.Buffer)
+	}
+	if _, err := (tpm2.FlushContext{FlushHandle: loaded.ObjectHandle}).Execute(chip); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -15,8 +15,8 @@ import (
 
 // NewAuthority says what authority to make.
 type NewAuthority struct {
-	Name       string // lower-case; part of addresses in certificates
-	CommonName string // default: the organization and what the authority is
+	Name       string          // lower-case; part of addresses in certificates
+	CommonName string          // default: the organization and what the authority is
 	KeyType    profile.KeyType // default: P-256, or what the signer's key is
 	KeyURI     string          // signer:NAME of a key that the signer has; default: a new file
 	Secret     keystore.Secret // passphrase of the new key

@@ -81,7 +81,7 @@ func (f *tpmFloor) trust(t testing.TB) {
 // some length.
 func released(x *tpmtest.TPM) *tpmtest.TPM {
 	for i := range 200 {
-		x.Extend(4, []byte(fmt.Sprintf("event %d %s", i, strings.Repeat("x", 300))))
+		x.Extend(4, fmt.Appendf(nil, "event %d %s", i, strings.Repeat("x", 300)))
 	}
 	return x
 }

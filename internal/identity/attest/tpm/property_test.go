@@ -3,6 +3,7 @@ package tpm_test
 import (
 	"bytes"
 	"crypto/rand"
+	"maps"
 	"slices"
 	"testing"
 
@@ -103,9 +104,7 @@ func TestNoBitMayChange(t *testing.T) {
 				fields := []*[]byte{&answer.Attest, &answer.Signature, &answer.Public, &nonce, &key}
 				if rapid.Bool().Draw(t, "quote") {
 					quote.PCRs = map[int][]byte{}
-					for pcr, value := range q.PCRs {
-						quote.PCRs[pcr] = value
-					}
+					maps.Copy(quote.PCRs, q.PCRs)
 					if rapid.Bool().Draw(t, "value") {
 						pcr := rapid.SampledFrom(measured).Draw(t, "pcr")
 						quote.PCRs[pcr] = flip(t, quote.PCRs[pcr])
