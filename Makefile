@@ -2,10 +2,12 @@
 #              own in a temporary folder and runs every test; a skip is a failure
 # make short   the tests that need nothing but Go, quickly
 # make check   vet, format, staticcheck, go fix, module files, other platforms
-# make bench   the figures of docs/performance.md; BENCH_QUICK=1 for the short form
+# make bench   the figures of docs/performance.md; BENCH_QUICK=1 for the short form,
+#              which leaves out `go run ./bench signers`
 # make fuzz    every fuzz target, FUZZTIME=20s each
 # make release reproducible binaries, checksums and SBOM in dist/
-# make signer  birthmark-signer with PKCS #11, for this machine (needs a C compiler)
+# make signer  birthmark-signer and birthmark-station with PKCS #11, for this machine
+#              (needs a C compiler)
 # make release-check   builds twice, apart, and compares the bytes
 
 FUZZTIME ?= 20s
@@ -25,6 +27,7 @@ check:
 
 bench: setup
 	tools/postgres.sh go run ./bench
+	[ -n "$(BENCH_QUICK)" ] || go run ./bench signers
 
 fuzz:
 	tools/fuzz.sh $(FUZZTIME)
@@ -36,7 +39,7 @@ release:
 # it as reproducible as the compiler is.
 signer:
 	mkdir -p dist
-	CGO_ENABLED=1 go build -trimpath -tags pkcs11 -ldflags "-s -w" -o dist/birthmark-signer ./cmd/birthmark-signer
+	CGO_ENABLED=1 go build -trimpath -tags pkcs11 -ldflags "-s -w" -o dist/ ./cmd/birthmark-signer ./cmd/birthmark-station
 
 release-check:
 	tools/release-check.sh

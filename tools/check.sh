@@ -43,9 +43,9 @@ govulncheck() {
 step "go vet" go vet ./...
 step "go vet windows" vet_for windows amd64
 step "go vet macOS" vet_for darwin arm64
-# The one build with cgo, where there is a C compiler.
+# What is built with cgo, where there is a C compiler.
 if command -v cc >/dev/null; then
-    step "go vet pkcs11" env CGO_ENABLED=1 go vet -tags pkcs11 ./cmd/birthmark-signer ./internal/pki/...
+    step "go vet pkcs11" env CGO_ENABLED=1 go vet -tags pkcs11 ./cmd/birthmark-signer ./cmd/birthmark-station ./internal/pki/... ./internal/edge/...
 else
     echo "skip  go vet pkcs11: no C compiler"
 fi
