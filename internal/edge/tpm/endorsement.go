@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/asn1"
 	"fmt"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
-	"golang.org/x/crypto/cryptobyte"
-	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	format "github.com/birthmark/birthmark/internal/format/tpm"
@@ -200,10 +197,6 @@ func (u *turn) kept(e *Endorsement) (bool, error) {
 	return false, nil
 }
 
-// oidOAEP is id-RSAES-OAEP: some makers certify RSA keys for this use alone (RFC
-// 4055, section 4.1).
-var oidOAEP = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}
-
 // certificateKey returns the key of an endorsement key's certificate, DER
 // SubjectPublicKeyInfo, an RSA key always as plain RSA.
 func certificateKey(der []byte) ([]byte, error) {
@@ -211,22 +204,11 @@ func certificateKey(der []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.EKCertificate, err)
 	}
-	in := cryptobyte.String(c.RawSubjectPublicKeyInfo)
-	var spki, algorithm cryptobyte.String
-	var oid asn1.ObjectIdentifier
-	var key asn1.BitString
-	if !in.ReadASN1(&spki, casn1.SEQUENCE) || !spki.ReadASN1(&algorithm, casn1.SEQUENCE) ||
-		!algorithm.ReadASN1ObjectIdentifier(&oid) || !spki.ReadASN1BitString(&key) {
+	key := format.EKKey(c)
+	if key == nil {
 		return nil, fault.New(fault.EKCertificate, "its key")
 	}
-	if !oid.Equal(oidOAEP) {
-		return c.RawSubjectPublicKeyInfo, nil
-	}
-	public, err := x509.ParsePKCS1PublicKey(key.Bytes)
-	if err != nil {
-		return nil, fault.Wrap(fault.EKCertificate, err, "its key")
-	}
-	return x509.MarshalPKIXPublicKey(public)
+	return x509.MarshalPKIXPublicKey(key)
 }
 
 // make makes the key from its template and looks whether it is the certified one.

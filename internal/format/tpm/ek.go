@@ -5,7 +5,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/hex"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/birthmark/birthmark/internal/fault"
 )
@@ -114,6 +118,33 @@ func EKPublic(t Template, key crypto.PublicKey) ([]byte, error) {
 	return nil, fault.New(fault.EKTemplate, t.Name)
 }
 
+// oidOAEP is id-RSAES-OAEP: some makers certify RSA keys for this use alone (RFC
+// 4055, section 4.1).
+var oidOAEP = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}
+
+// EKKey returns the key of an endorsement key's certificate, nil where it is of a
+// kind that no endorsement key is. An RSA key that is certified for RSAES-OAEP
+// alone, which crypto/x509 does not read, is a key like any other here: what a TPM
+// decrypts with it is OAEP.
+func EKKey(c *x509.Certificate) crypto.PublicKey {
+	if c.PublicKey != nil {
+		return c.PublicKey
+	}
+	in := cryptobyte.String(c.RawSubjectPublicKeyInfo)
+	var spki, algorithm cryptobyte.String
+	var oid asn1.ObjectIdentifier
+	var key asn1.BitString
+	if !in.ReadASN1(&spki, cbasn1.SEQUENCE) || !spki.ReadASN1(&algorithm, cbasn1.SEQUENCE) ||
+		!algorithm.ReadASN1ObjectIdentifier(&oid) || !oid.Equal(oidOAEP) || !spki.ReadASN1BitString(&key) {
+		return nil
+	}
+	public, err := x509.ParsePKCS1PublicKey(key.RightAlign())
+	if err != nil {
+		return nil
+	}
+	return public
+}
+
 // EKOf returns the public area that the endorsement key of a certificate (DER) has,
 // for requests that carry the certificate alone. Where two templates fit, it is the
 // one of the low range: a credential for the one is a credential for the other.
@@ -123,9 +154,10 @@ func EKOf(certificate []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.EKCertificate, err)
 	}
+	key := EKKey(c)
 	for _, t := range EKTemplates() {
-		if t.Fits(c.PublicKey) {
-			return EKPublic(t, c.PublicKey)
+		if t.Fits(key) {
+			return EKPublic(t, key)
 		}
 	}
 	return nil, fault.New(fault.EKTemplate, "a key of this kind")

@@ -106,7 +106,6 @@ func ekCertificateCases() []hostile {
 		withCertificate(fault.EKCertificate, "two manufacturers", func(c *tpmtest.Certificate) {
 			c.Names = append(c.Names, tpmtest.Name{Arc: 1, Value: "id:494E5443"})
 		}),
-		withCertificate(fault.EKCertificate, "no extKeyUsage", func(c *tpmtest.Certificate) { c.UnknownExtKeyUsage = nil }),
 		withCertificate(fault.EKCertificate, "extKeyUsage of a TLS client", func(c *tpmtest.Certificate) {
 			c.UnknownExtKeyUsage, c.ExtKeyUsage = nil, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 		}),
@@ -115,7 +114,7 @@ func ekCertificateCases() []hostile {
 		}),
 		withCertificate(fault.EKCertificate, "keyUsage has signatures", func(c *tpmtest.Certificate) { c.KeyUsage |= x509.KeyUsageDigitalSignature }),
 		withCertificate(fault.EKCertificate, "keyUsage of the other kind of key", func(c *tpmtest.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }),
-		withCertificate(fault.EKCertificate, "no keyUsage", func(c *tpmtest.Certificate) { c.KeyUsage = 0 }),
+		withCertificate(fault.EKCertificate, "no usage at all", func(c *tpmtest.Certificate) { c.UnknownExtKeyUsage, c.KeyUsage = nil, 0 }),
 		withCertificate(fault.EKCertificate, "a CA's", func(c *tpmtest.Certificate) { c.IsCA = true }),
 	}
 }

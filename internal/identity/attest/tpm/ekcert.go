@@ -24,6 +24,7 @@ const (
 var (
 	oidEKCertificate  = asn1.ObjectIdentifier{2, 23, 133, 8, 1} // tcg-kp-EKCertificate
 	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidExtKeyUsage    = asn1.ObjectIdentifier{2, 5, 29, 37}
 )
 
 // ekCertificate is an EK certificate with the names in it.
@@ -43,6 +44,7 @@ func parseEKCertificate(der []byte) (*ekCertificate, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.EKCertificate, err, "not an X.509 certificate")
 	}
+	cert.PublicKey = wire.EKKey(cert)
 	if why := notOfEK(cert); why != "" {
 		return nil, fault.New(fault.EKCertificate, why)
 	}
@@ -59,7 +61,8 @@ func parseEKCertificate(der []byte) (*ekCertificate, error) {
 
 // notOfEK says why a certificate is none of an endorsement key, or nothing. The
 // subjectAltName is left to its own parser, and only it may be critical and unknown
-// to crypto/x509, which does not read directory names.
+// to crypto/x509, which does not read directory names. Some makers leave keyUsage or
+// extKeyUsage out: one of them must be there, and what is there must be right.
 func notOfEK(c *x509.Certificate) string {
 	for _, id := range c.UnhandledCriticalExtensions {
 		if !id.Equal(oidSubjectAltName) {
@@ -79,14 +82,21 @@ func notOfEK(c *x509.Certificate) string {
 	switch {
 	case c.IsCA:
 		return "it is a CA's"
-	case c.KeyUsage&use == 0:
+	case c.KeyUsage == 0 && unspecific(c):
+		return "neither keyUsage nor extKeyUsage tells what its key is for"
+	case c.KeyUsage != 0 && c.KeyUsage&use == 0:
 		return "keyUsage does not have what endorsement keys are for"
 	case c.KeyUsage&signs != 0:
 		return "keyUsage has signatures, which endorsement keys do not make"
-	case !slices.ContainsFunc(c.UnknownExtKeyUsage, oidEKCertificate.Equal):
+	case !unspecific(c) && !slices.ContainsFunc(c.UnknownExtKeyUsage, oidEKCertificate.Equal):
 		return "extKeyUsage is not that of endorsement keys (2.23.133.8.1)"
 	}
 	return ""
+}
+
+// unspecific reports whether a certificate has no extKeyUsage.
+func unspecific(c *x509.Certificate) bool {
+	return !slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidExtKeyUsage) })
 }
 
 // hardwareSerial is the number that identifies the chip in hardwareModuleName.
