@@ -35,13 +35,13 @@ type Journal struct {
 	lock    io.Closer
 
 	// snapshot returns what a new file must begin with.
-	snapshot func() []byte
+	snapshot func() [][]byte
 
 	mu     sync.Mutex
 	chain  chain  // guarded by mu; after the newest record that was queued
 	queued *group // guarded by mu; nil: nobody waits
-	budget int    // guarded by mu; notes that may still be written this second
-	second int64  // guarded by mu
+	second budget // guarded by mu; of notes
+	hour   budget // guarded by mu; of notes
 	lost   int    // guarded by mu; notes that were not written
 	failed error  // guarded by mu; the journal takes nothing any more
 
@@ -49,6 +49,19 @@ type Journal struct {
 	file    *os.File // guarded by writing
 	number  int      // guarded by writing
 	size    int64    // guarded by writing
+	dirty   bool     // guarded by writing; the newest group may not be on disk
+}
+
+// budget is how many notes there may still be in a span of time.
+type budget struct{ span, left int64 }
+
+// renew begins another span, whichever way the clock went, and reports it.
+func (b *budget) renew(span, most int64) bool {
+	if span == b.span {
+		return false
+	}
+	b.span, b.left = span, most
+	return true
 }
 
 // group is what one write appends.
@@ -65,7 +78,9 @@ const (
 	segmentMagic  = "birthmark signer journal 1\n"
 	headSize      = len(segmentMagic) + hashSize
 
+	// What was not signed must not fill the disk: 12 MB a day.
 	notesPerSecond = 50
+	notesPerHour   = 2000
 )
 
 // OpenJournal opens the journal in a folder, or begins one. What a power cut
@@ -84,11 +99,14 @@ func OpenJournal(c JournalConfig) (*Journal, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fault.Wrap(fault.SignerJournal, err, "the folder cannot be made")
 	}
+	if info, err := os.Stat(c.Dir); err != nil || info.Mode().Perm()&0o022 != 0 {
+		return nil, fault.Wrap(fault.SignerJournal, err, "others may write to its folder; chmod 700", c.Dir)
+	}
 	lock, err := lockFile(filepath.Join(c.Dir, "lock"))
 	if err != nil {
 		return nil, fault.Wrap(fault.SignerJournal, err, "another signer uses this folder, or it cannot be written")
 	}
-	j := &Journal{dir: c.Dir, segment: c.Segment, log: c.Logger, lock: lock, snapshot: func() []byte { return nil }}
+	j := &Journal{dir: c.Dir, segment: c.Segment, log: c.Logger, lock: lock, snapshot: func() [][]byte { return nil }}
 	if err := j.open(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -105,8 +123,9 @@ func (j *Journal) open() error {
 		return j.begin(1)
 	}
 	j.number = numbers[len(numbers)-1]
-	if len(numbers) > 1 && j.torn(j.number) {
-		// Power went while the file was begun; nothing was appended to it.
+	if len(numbers) > 1 && !j.begun(j.number) {
+		// Power went while the file was begun: what must be remembered is not in it,
+		// and nothing was appended to it.
 		if err := os.Remove(j.path(j.number)); err != nil {
 			return fault.Wrap(fault.SignerJournal, err)
 		}
@@ -122,6 +141,28 @@ func (j *Journal) open() error {
 func (j *Journal) torn(number int) bool {
 	info, err := os.Stat(j.path(number))
 	return err == nil && info.Size() < int64(headSize)
+}
+
+// begun reports whether a file has the whole of its first group.
+func (j *Journal) begun(number int) bool {
+	data, err := os.ReadFile(j.path(number))
+	if err != nil || !bytes.HasPrefix(data, []byte(segmentMagic)) && len(data) >= headSize {
+		return true // whoever reads it finds out
+	}
+	if len(data) < headSize {
+		return false
+	}
+	before, rest := chain(data[len(segmentMagic):headSize]), data[headSize:]
+	for {
+		body, after, last, tail, ok := cut(rest)
+		if !ok || before.next(body) != after {
+			return laterGroups(rest) // then it is damaged
+		}
+		if last {
+			return true
+		}
+		before, rest = after, tail
+	}
 }
 
 // resume opens the newest file for appending.
@@ -221,24 +262,24 @@ func (j *Journal) Append(at time.Time, records ...Record) error {
 }
 
 // Note writes a record of what was not signed, without waiting for the disk. A
-// flood of notes is not written.
-func (j *Journal) Note(at time.Time, r Record) {
+// flood of notes is not written; then it returns false.
+func (j *Journal) Note(at time.Time, r Record) bool {
 	j.mu.Lock()
-	if now := at.Unix(); now != j.second {
-		if j.lost > 0 {
-			j.log.Warn("refusals were not written to the journal: too many", "lost", j.lost)
-		}
-		j.second, j.budget, j.lost = now, notesPerSecond, 0
+	j.hour.renew(at.Unix()/3600, notesPerHour)
+	if j.second.renew(at.Unix(), notesPerSecond) && j.lost > 0 {
+		j.log.Warn("refusals were not written to the journal: too many", "lost", j.lost)
+		j.lost = 0
 	}
-	if j.failed != nil || j.budget == 0 {
+	if j.failed != nil || j.second.left == 0 || j.hour.left == 0 {
 		j.lost++
 		j.mu.Unlock()
-		return
+		return false
 	}
-	j.budget--
+	j.second.left--
+	j.hour.left--
 	g := j.join(at, []Record{r})
 	j.mu.Unlock()
-	_ = j.write(g) // the next Append meets the same error
+	return j.write(g) == nil // the next Append meets the same error
 }
 
 // join adds records to the group that will be written next. The caller holds mu.
@@ -271,12 +312,7 @@ func (j *Journal) write(g *group) error {
 	if g.err != nil {
 		return g.err
 	}
-	g.buffer[g.last] = markLast
-	_, err := j.file.Write(g.buffer)
-	if err == nil && g.sync {
-		err = syncData(j.file)
-	}
-	j.size += int64(len(g.buffer))
+	err := j.put(g)
 	if err == nil && j.size >= j.segment {
 		err = j.rotate()
 	}
@@ -290,37 +326,55 @@ func (j *Journal) write(g *group) error {
 	return g.err
 }
 
+// put writes a group behind one that is on disk: after a power cut only the
+// newest may be torn. The caller holds writing.
+func (j *Journal) put(g *group) (err error) {
+	if j.dirty {
+		if err := syncData(j.file); err != nil {
+			return err
+		}
+	}
+	g.written, j.dirty = true, true
+	g.buffer[g.last] = markLast
+	if _, err = j.file.Write(g.buffer); err == nil && g.sync {
+		err = syncData(j.file)
+		j.dirty = err != nil
+	}
+	j.size += int64(len(g.buffer))
+	return err
+}
+
 // rotate goes on in a new file. What is queued already continues there. The
 // caller holds writing.
 func (j *Journal) rotate() error {
-	state := j.snapshot()
+	states := j.snapshot()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	// A group that is queued has its hashes already: the file's head needs the one
 	// before it, so it is written to the old file first.
 	if g := j.queued; g != nil {
 		j.queued = nil
-		g.written = true
-		g.buffer[g.last] = markLast
-		if _, g.err = j.file.Write(g.buffer); g.err != nil {
+		if g.err = j.put(g); g.err != nil {
 			return g.err
 		}
 	}
 	if err := j.file.Sync(); err != nil {
 		return err
 	}
+	j.dirty = false
 	if err := j.begin(j.number + 1); err != nil {
 		return err
 	}
-	if state == nil {
+	if len(states) == 0 {
 		return nil
 	}
-	r := Record{Outcome: State, State: state}
-	buffer := r.appendTo(nil, &j.chain)
-	buffer[0] = markLast
-	n, err := j.file.Write(buffer)
-	j.size += int64(n)
-	return errors.Join(err, syncData(j.file))
+	g := &group{sync: true}
+	for _, state := range states {
+		r := Record{Outcome: State, State: state}
+		g.last = len(g.buffer)
+		g.buffer = r.appendTo(g.buffer, &j.chain)
+	}
+	return j.put(g)
 }
 
 // Close writes what is queued and closes the file.
@@ -336,9 +390,7 @@ func (j *Journal) Close() error {
 	defer j.writing.Unlock()
 	var err error
 	if g != nil && !g.written {
-		g.written = true
-		g.buffer[g.last] = markLast
-		_, err = j.file.Write(g.buffer)
+		err = j.put(g)
 	}
 	return errors.Join(err, j.file.Sync(), j.file.Close(), j.lock.Close())
 }

@@ -3,37 +3,40 @@ package signer
 import (
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/birthmark/birthmark/internal/fault"
 )
 
 // recall shows the engine what it must remember: the newest records, from a file
 // that begins with a state, so many that every key finds its newest serials.
-func (j *Journal) recall(visit func(*Record), want int) error {
+func (j *Journal) recall(visit func(*Record), keys []string, want int) error {
 	numbers, err := segments(j.dir)
 	if err != nil {
 		return fault.Wrap(fault.SignerJournal, err)
 	}
 	first := len(numbers) - 1
-	for found := 0; first > 0; first-- {
+	found := make(map[string]int, len(keys))
+	lacks := func(name string) bool { return found[name] < want }
+	for ; first > 0; first-- {
 		data, err := os.ReadFile(j.path(numbers[first]))
 		if err != nil {
 			return fault.Wrap(fault.SignerJournal, err)
 		}
-		counts := map[string]int{}
-		if _, _, err := walk(data, func(r *Record) error { counts[r.Key]++; return nil }); err != nil {
+		count := func(r *Record) error {
+			if r.Outcome == Signing && r.Kind.certificate() {
+				found[r.Key]++
+			}
+			return nil
+		}
+		if _, _, err := walk(data, count); err != nil {
 			return fault.Wrap(fault.SignerJournal, err)
 		}
-		least := 0
-		for name, n := range counts {
-			if name != "" && (least == 0 || n < least) {
-				least = n
-			}
-		}
-		// Keys that sign little have all of theirs in few files; reading stops
-		// where it becomes long for the others.
-		if found += least; found >= want || len(numbers)-first >= maxRecalled {
+		// Keys that sign little have theirs in old files; reading stops where it
+		// becomes long for the others.
+		if !slices.ContainsFunc(keys, lacks) || len(numbers)-first >= maxRecalled {
 			break
 		}
 	}
@@ -51,17 +54,16 @@ type remembered struct {
 	Numbers map[string]string `json:"crl_numbers,omitempty"` // by scope, both hexadecimal
 }
 
-// snapshot returns the engine's state as JSON.
-func (e *Engine) snapshot() []byte {
-	all := map[string]remembered{}
-	for name, k := range e.keys {
-		all[name] = k.limits.remembered()
+// snapshot returns the engine's state: a JSON object for each key, since a record
+// is bounded and the number of keys is not.
+func (e *Engine) snapshot() [][]byte {
+	var all [][]byte
+	for _, name := range slices.Sorted(maps.Keys(e.keys)) {
+		if text, err := json.Marshal(map[string]remembered{name: e.keys[name].limits.remembered()}); err == nil {
+			all = append(all, text)
+		}
 	}
-	text, err := json.Marshal(all)
-	if err != nil {
-		return nil
-	}
-	return text
+	return all
 }
 
 func (l *limits) remembered() remembered {

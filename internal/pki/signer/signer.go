@@ -112,7 +112,7 @@ func New(c Config) (*Engine, error) {
 		}
 		e.keys[k.name] = k
 	}
-	if err := c.Journal.recall(e.remember, c.Remember); err != nil {
+	if err := c.Journal.recall(e.remember, slices.Collect(maps.Keys(e.keys)), c.Remember); err != nil {
 		return nil, err
 	}
 	c.Journal.snapshot = e.snapshot
@@ -264,8 +264,9 @@ func (p *pass) record(uid uint32, outcome Outcomes, code fault.Code) Record {
 // refused leaves a trace of a refusal with the next group; a flood of them is
 // counted and not written.
 func (e *Engine) refused(uid uint32, p *pass, err error) {
-	e.log.Warn("refused to sign", "key", p.request.Key, "uid", uid, "kind", p.facts.kind.String(), "error", err)
-	e.journal.Note(e.now(), p.record(uid, Refused, fault.Of(err).Code))
+	if e.journal.Note(e.now(), p.record(uid, Refused, fault.Of(err).Code)) {
+		e.log.Warn("refused to sign", "key", p.request.Key, "uid", uid, "kind", p.facts.kind.String(), "error", err)
+	}
 }
 
 // signAll signs what was journaled, as many at a time as the backend likes.
