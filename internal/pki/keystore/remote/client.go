@@ -3,7 +3,7 @@
 // package has a public key and a name; to sign, it sends the whole to-be-signed
 // bytes and waits.
 //
-// Those who sign at the same time share frames: who comes first sends what is
+// Those who sign with a key at the same time share frames: who comes first sends what is
 // queued by then, and while frames are on their way the next gather. The
 // connection is made when it is needed and again after it broke, so that a
 // signer that was restarted is found without a restart of the server. What was
@@ -41,16 +41,22 @@ type Client struct {
 	now     func() time.Time
 	dial    func(context.Context) (net.Conn, error)
 
-	mu      sync.Mutex
-	queue   []*call // guarded by mu; not sent yet
-	flights int     // guarded by mu; frames on their way, or being prepared
-	closed  bool    // guarded by mu
+	mu     sync.Mutex
+	lanes  map[string]*lane // guarded by mu; by key
+	closed bool             // guarded by mu
 
 	connecting sync.Mutex // held while conn is made
 	conn       *conn      // guarded by mu; nil or broken: made at the next need
 }
 
-// Frames on their way. A second sets out before the first is answered if so many
+// lane is what is to be signed with one key. A key whose hardware hangs holds up
+// nobody who signs with another.
+type lane struct {
+	queue   []*call // guarded by the client's mu; not sent yet
+	flights int     // guarded by the client's mu; frames on their way, or being prepared
+}
+
+// Frames of a lane on their way. A second sets out before the first is answered if so many
 // wait for it.
 const (
 	mostFlights = 2
@@ -71,12 +77,13 @@ func New(c Config) (*Client, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", c.Socket)
 		}
 	}
-	return &Client{timeout: c.Timeout, now: c.Now, dial: c.Dial}, nil
+	return &Client{timeout: c.Timeout, now: c.Now, dial: c.Dial, lanes: make(map[string]*lane)}, nil
 }
 
 // call is one thing to be signed, on its way.
 type call struct {
 	item   wire.Item
+	lane   *lane
 	flight *flight // set before it is sent
 	turn   chan struct{}
 	done   chan struct{}
@@ -84,13 +91,17 @@ type call struct {
 	// Guarded by the connection's mu.
 	sent     bool // its frame has left
 	answered bool
+	since    time.Time // when it got its number
 
 	signature []byte // before done is closed
 	err       error
 }
 
 // flight counts the calls of a frame that are not answered.
-type flight struct{ left int }
+type flight struct {
+	lane *lane
+	left int
+}
 
 func (c *call) finish(signature []byte, err error) {
 	c.signature, c.err = signature, err
@@ -111,7 +122,7 @@ func (c *Client) Sign(ctx context.Context, key string, tbs []byte) ([]byte, erro
 	}
 	for {
 		if lead {
-			c.lead(ctx)
+			c.lead(ctx, one.lane)
 			lead = false
 		}
 		select {
@@ -132,7 +143,7 @@ func (c *Client) Sign(ctx context.Context, key string, tbs []byte) ([]byte, erro
 func (c *Client) passOn(one *call) {
 	select {
 	case <-one.turn:
-		c.release()
+		c.release(one.lane)
 	default:
 	}
 }
@@ -153,9 +164,14 @@ func (c *Client) join(one *call) (lead bool, err error) {
 	if c.closed {
 		return false, fault.New(fault.ShuttingDown)
 	}
-	c.queue = append(c.queue, one)
-	if c.flights == 0 || c.flights < mostFlights && len(c.queue) >= backlog {
-		c.flights++
+	l := c.lanes[one.item.Key]
+	if l == nil {
+		l = new(lane)
+		c.lanes[one.item.Key] = l
+	}
+	one.lane, l.queue = l, append(l.queue, one)
+	if l.flights == 0 || l.flights < mostFlights && len(l.queue) >= backlog {
+		l.flights++
 		return true, nil
 	}
 	return false, nil
@@ -163,11 +179,11 @@ func (c *Client) join(one *call) (lead bool, err error) {
 
 // lead sends what is queued. The flight that the caller holds ends when all of
 // its calls are answered.
-func (c *Client) lead(ctx context.Context) {
+func (c *Client) lead(ctx context.Context, l *lane) {
 	conn, err := c.connected(ctx)
-	group := c.collect()
+	group := c.collect(l)
 	if len(group) == 0 {
-		c.release()
+		c.release(l)
 		return
 	}
 	// A connection that turns out to be broken before the frame has left, since the
@@ -193,20 +209,20 @@ func (c *Client) lead(ctx context.Context) {
 var errBroken = errors.New("the connection broke twice")
 
 // collect takes as many calls off the queue as fit into a frame.
-func (c *Client) collect() []*call {
+func (c *Client) collect(l *lane) []*call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n, octets := 0, 0
-	for n < len(c.queue) && n < wire.MaxItems {
-		octets += wire.ItemSize(&c.queue[n].item)
+	for n < len(l.queue) && n < wire.MaxItems {
+		octets += wire.ItemSize(&l.queue[n].item)
 		if n > 0 && octets > mostOctets {
 			break
 		}
 		n++
 	}
-	group := c.queue[:n:n]
-	c.queue = c.queue[n:]
-	f := &flight{left: n}
+	group := l.queue[:n:n]
+	l.queue = l.queue[n:]
+	f := &flight{lane: l, left: n}
 	for _, one := range group {
 		one.flight = f
 	}
@@ -220,29 +236,29 @@ func (c *Client) landed(f *flight, n int) {
 	last := f.left == 0
 	c.mu.Unlock()
 	if last {
-		c.release()
+		c.release(f.lane)
 	}
 }
 
 // release ends a flight, and passes the lead to the first who waits.
-func (c *Client) release() {
+func (c *Client) release(l *lane) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.queue) == 0 || c.flights > 1 {
-		c.flights--
+	if len(l.queue) == 0 || l.flights > 1 {
+		l.flights--
 		return
 	}
-	c.queue[0].turn <- struct{}{}
+	l.queue[0].turn <- struct{}{}
 }
 
 // abandon gives a call up. If it was told to lead, the next one does. A signer
-// that answers nothing in time is not waited for by others, either: it answers in
-// time even if its hardware does not.
+// that leaves something unanswered for so long is not waited for by others,
+// either: it answers in time even if its hardware does not.
 func (c *Client) abandon(one *call, cause error) {
 	c.mu.Lock()
-	for i, other := range c.queue {
+	for i, other := range one.lane.queue {
 		if other == one {
-			c.queue = append(c.queue[:i:i], c.queue[i+1:]...)
+			one.lane.queue = append(one.lane.queue[:i:i], one.lane.queue[i+1:]...)
 			break
 		}
 	}
@@ -251,7 +267,7 @@ func (c *Client) abandon(one *call, cause error) {
 	c.passOn(one)
 	switch {
 	case conn == nil:
-	case errors.Is(cause, errTimeout) && conn.has(one):
+	case errors.Is(cause, errTimeout) && conn.overdue(c.now().Add(-c.timeout*4/5)):
 		conn.fail(cause)
 	default:
 		conn.cancel(one)

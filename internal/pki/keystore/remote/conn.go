@@ -178,7 +178,7 @@ func (c *conn) register(group ...*call) error {
 				break
 			}
 		}
-		one.item.ID, one.sent, one.answered = c.next, false, false
+		one.item.ID, one.sent, one.answered, one.since = c.next, false, false, c.client.now()
 		c.pending[c.next] = one
 	}
 	return nil
@@ -227,11 +227,16 @@ func (c *conn) stream(one *call, tbs []byte) {
 	}
 }
 
-// has reports whether a call is on its way here.
-func (c *conn) has(one *call) bool {
+// overdue reports whether something that was sent before then is not answered.
+func (c *conn) overdue(then time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.err == nil && c.pending[one.item.ID] == one
+	for _, one := range c.pending {
+		if one.sent && one.since.Before(then) && one.flight != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // cancel tells the signer that nobody waits for a call any more.

@@ -87,6 +87,13 @@ func (w *world) Sign(ctx context.Context, digest []byte, _ crypto.Hash) ([]byte,
 	return ecdsa.SignASN1(rand.Reader, w.private, digest)
 }
 
+// healthy is the same key where nothing hangs.
+type healthy struct{ *world }
+
+func (h healthy) Sign(_ context.Context, digest []byte, _ crypto.Hash) ([]byte, error) {
+	return ecdsa.SignASN1(rand.Reader, h.private, digest)
+}
+
 // start starts the signer; stop ends it.
 func (w *world) start() {
 	w.t.Helper()
@@ -94,10 +101,13 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	engine, err := signer.New(signer.Config{Journal: journal, Now: time.Now, Keys: []signer.KeyConfig{{
-		Name: "issuing", Backend: w, Certificate: func() ([]byte, error) { return w.cert.Raw, nil },
-		Bounds: signer.Bounds{Kinds: []signer.Kind{signer.Leaf, signer.CRL}, Validity: time.Hour, NoExpiry: true, Rate: 1 << 20, Daily: 1 << 40},
-	}}})
+	keyed := func(name string, b signer.Backend) signer.KeyConfig {
+		return signer.KeyConfig{
+			Name: name, Backend: b, Certificate: func() ([]byte, error) { return w.cert.Raw, nil },
+			Bounds: signer.Bounds{Kinds: []signer.Kind{signer.Leaf, signer.CRL}, Validity: time.Hour, NoExpiry: true, Rate: 1 << 20, Daily: 1 << 40},
+		}
+	}
+	engine, err := signer.New(signer.Config{Journal: journal, Now: time.Now, Keys: []signer.KeyConfig{keyed("issuing", w), keyed("other", healthy{w})}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
