@@ -38,6 +38,7 @@ const (
 	TPMOfOther        Code = 9060
 	AKCertificate     Code = 9061
 	AttestNonce       Code = 9062
+	TPMChanged        Code = 9063
 	RootsInvalid      Code = 9070
 	RootsSigner       Code = 9071
 	RootsOlder        Code = 9072
@@ -111,6 +112,7 @@ var attestEntries = []Entry{
 	{TPMOfOther, Conflict, "this TPM belongs to another device", "one TPM is one device; an operator can end the other device"},
 	{AKCertificate, Forbidden, "the attestation key's certificate is not ours, not this device's, expired or revoked", "activate the attestation key again"},
 	{AttestNonce, Forbidden, "the attestation's nonce is not ours, used or too old", "ask for a new nonce"},
+	{TPMChanged, Conflict, "the device has another TPM on record", "after a board was replaced, let an operator accept the device's new TPM"},
 	{RootsInvalid, Invalid, "the bundle of TPM makers' roots is not acceptable", "correct what the detail names"},
 	{RootsSigner, Forbidden, "the bundle is not signed by its pinned signer", "let an operator check the signer's fingerprint and pin it"},
 	{RootsOlder, Conflict, "a newer version of the bundle was imported before", "import the newest version"},

@@ -30,6 +30,7 @@ type AttestStore interface {
 	TicketKey(ctx context.Context) ([32]byte, error)
 	SpendTicket(ctx context.Context, t device.Ticket, entries ...ledger.Entry) error
 	TPM(ctx context.Context, ek [32]byte) (attest.TPMRecord, error)
+	TPMOf(ctx context.Context, s access.Scope, id device.ID) (attest.TPMRecord, error)
 	Evidence(ctx context.Context, s access.Scope, id device.CredentialID) (attest.Evidence, error)
 	Record(ctx context.Context, entries ...ledger.Entry) error
 }

@@ -109,6 +109,7 @@ func (e *Enroller) challengeDevice(ctx context.Context, d *decision, claim *wire
 	return e.challenge(ctx, &challenged{
 		by: d.asked(), claim: claim, makers: m, need: d.need, product: dev.Product, device: dev.ID,
 		chipFits: func(c *factory.Chip) error { return chipFitsDevice(d, c) },
+		tpmFits:  func(ek [32]byte) error { return e.checkSameTPM(ctx, d, ek) },
 		seen:     func(x *tpm.TPM) { d.hardware = &hardware{tpm: x} },
 	})
 }
@@ -173,6 +174,7 @@ type challenged struct {
 	product  int64
 	device   device.ID
 	chipFits func(*factory.Chip) error // says why the device may not have this chip
+	tpmFits  func(ek [32]byte) error   // says why it may not have this TPM; nil: a unit's may be replaced
 	seen     func(*tpm.TPM)            // is told of the TPM that is claimed
 }
 
@@ -203,6 +205,11 @@ func (e *Enroller) challenge(ctx context.Context, c *challenged) (*wire.Challeng
 	}
 	if err := e.checkOwner(ctx, x.EK, c.device, nil); err != nil {
 		return nil, err
+	}
+	if c.tpmFits != nil {
+		if err := c.tpmFits(x.EK); err != nil {
+			return nil, err
+		}
 	}
 	t, secret, err := newTicket(c.by, e.now(), e.attest.Random)
 	if err != nil {

@@ -159,8 +159,30 @@ func (e *Enroller) proveAnswer(ctx context.Context, m *makers, a *wire.Answer, d
 	if err != nil {
 		return err
 	}
+	if err := e.checkSameTPM(ctx, d, h.tpm.EK); err != nil {
+		return err
+	}
 	d.shown = h.conclude(a, spki, e.now())
 	return d.need.check(d.shown)
+}
+
+// checkSameTPM refuses another TPM than the one on record of a device that is known
+// by a certificate: who can use its key for a moment would take its identity along
+// into a TPM of his own. A new one-time secret, or an operator who accepts what the
+// device's TPM counts from now on, lets another in; so does a station, for units.
+func (e *Enroller) checkSameTPM(ctx context.Context, d *decision, ek [32]byte) error {
+	if d.requester.credential == nil {
+		return nil
+	}
+	before, err := e.attest.Store.TPMOf(ctx, access.Everything(), d.requester.device.ID)
+	accepted := before.AK == [32]byte{} && before.Clock == 0
+	switch {
+	case fault.Has(err, fault.DeviceUnknown), err == nil && (before.EK == ek || accepted):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fault.New(fault.TPMChanged)
 }
 
 // ofTickets reports whether a refusal is what the same answer gets when it comes

@@ -49,7 +49,7 @@ func wrongAnswer(c fault.Code) bool {
 
 // ofEvidence reports whether a refusal is about evidence, so that it has a leaf.
 func ofEvidence(c fault.Code) bool {
-	return c >= fault.EvidenceMissing && c <= fault.AttestNonce ||
+	return c >= fault.EvidenceMissing && c <= fault.TPMChanged ||
 		slices.Contains([]fault.Code{fault.ChipUsed, fault.ChipWithdrawn, fault.ChipOtherOrder, fault.ChipOtherProduct}, c)
 }
 

@@ -101,3 +101,55 @@ func TestRefusalsOfAStationAreCounted(t *testing.T) {
 		t.Errorf("%d leaves", n)
 	}
 }
+
+// Who may use a device's key for a moment must not move its identity into a TPM of
+// his own: the device is known by its certificate, and so is its TPM, until an
+// operator says that the board was replaced.
+func TestDeviceKeepsItsTPM(t *testing.T) {
+	f := newField(t, nil)
+	d := f.newDevice("GW-1")
+	r := f.first(d)
+	other := &tpmDevice{f.tpm("GW-1"), d.who}
+	before := f.ledgerSize()
+	for _, label := range []string{"", "ak"} {
+		_, err := f.challengeFor(other, label)
+		refused(t, err, fault.TPMChanged)
+	}
+	if n := len(f.leaves(ledger.EvidenceRefused, before)); n != 1 {
+		t.Errorf("%d leaves", n)
+	}
+	// A challenge from before the device had a TPM does not help.
+	second := f.newDevice("GW-2")
+	thief := &tpmDevice{f.tpm("GW-2"), second.who}
+	early := f.request(thief, "")
+	f.first(second)
+	early.Requester = second.who
+	_, err := f.enrolls(early)
+	refused(t, err, fault.TicketOther)
+	// Its own TPM serves it on, and so does another once that was accepted.
+	d.key = d.NewSubject(wire.ECP256)
+	_, err = f.enrolls(f.request(d, ""))
+	must(t, err)
+	must(t, f.store.ResetTPM(t.Context(), r.Credential.Device, entry(f.world, ledger.TPMReset)))
+	f.pass(time.Second)
+	moved, err := f.enrolls(f.request(other, ""))
+	must(t, err)
+	other.who = enroll.Requester{Chain: []*x509.Certificate{parsed(t, moved)}}
+	d.who = other.who
+	_, err = f.challengeFor(d, "")
+	refused(t, err, fault.TPMChanged)
+}
+
+// What is asked for by a certified attestation key is of the device's TPM, too.
+func TestAttestationKeyOfTheTPMBefore(t *testing.T) {
+	f := newField(t, nil)
+	d, ak := f.certified("GW-1")
+	must(t, f.store.ResetTPM(t.Context(), ak.Credential.Device, entry(f.world, ledger.TPMReset)))
+	other := &tpmDevice{f.tpm("GW-1"), d.who}
+	f.pass(time.Second)
+	moved, err := f.enrolls(f.request(other, ""))
+	must(t, err)
+	d.who = enroll.Requester{Chain: []*x509.Certificate{parsed(t, moved)}}
+	_, err = f.enrolls(f.attestedRequest(d, f.attestNonce(d), ak.Credential.DER))
+	refused(t, err, fault.TPMChanged)
+}
