@@ -19,6 +19,7 @@ const (
 	maxEntry   = 1 << 10
 	walkBuffer = 64 << 10
 	maxHeld    = 64 << 20 // of a CRL for an Ed25519 key, which must be held whole
+	maxHeldAll = 4 * maxHeld
 )
 
 // walker reads DER from a stream.
@@ -32,6 +33,7 @@ type hashed struct {
 	sum  hash.Hash     // SHA-256, for the journal
 	also hash.Hash     // of the key, if it is another
 	held *bytes.Buffer // for a key that signs messages and not digests
+	hold func(n int) bool
 }
 
 // Read reads and hashes.
@@ -42,7 +44,7 @@ func (h *hashed) Read(p []byte) (int, error) {
 		h.also.Write(p[:n])
 	}
 	if h.held != nil {
-		if h.held.Len()+n > maxHeld {
+		if h.held.Len()+n > maxHeld || !h.hold(n) {
 			return 0, malformed("a CRL of this size needs another type of key")
 		}
 		h.held.Write(p[:n])
@@ -52,13 +54,13 @@ func (h *hashed) Read(p []byte) (int, error) {
 
 // readStream reads a TBSCertList (RFC 5280, section 5.1) entry by entry, without
 // holding it, and returns what a key with this hash signs for it, and its
-// SHA-256.
-func readStream(r io.Reader, h crypto.Hash) (f facts, digest []byte, sum [32]byte, err error) {
+// SHA-256. For Ed25519 it must be held; hold is asked before each piece.
+func readStream(r io.Reader, h crypto.Hash, hold func(int) bool) (f facts, digest []byte, sum [32]byte, err error) {
 	source := &hashed{r: r, sum: sha256.New()}
 	switch h {
 	case crypto.SHA256:
 	case 0:
-		source.held = new(bytes.Buffer)
+		source.held, source.hold = new(bytes.Buffer), hold
 	default:
 		source.also = h.New()
 	}

@@ -32,11 +32,15 @@ type ServerConfig struct {
 type Server struct {
 	c           ServerConfig
 	connections chan struct{}
+
+	mu   sync.Mutex
+	open map[uint32]int // guarded by mu; connections of each user
 }
 
 // Bounds of what clients may have open.
 const (
 	maxConnections = 64
+	maxOfUser      = 16 // of these, so that one user leaves room for others
 	maxFrames      = 16 // of a connection, being worked on
 	maxStreams     = 4  // of a connection, open
 	helloPatience  = 10 * time.Second
@@ -51,7 +55,7 @@ func NewServer(c ServerConfig) (*Server, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{c: c, connections: make(chan struct{}, maxConnections)}, nil
+	return &Server{c: c, connections: make(chan struct{}, maxConnections), open: make(map[uint32]int)}, nil
 }
 
 // Serve answers until ctx ends; then it takes nothing more, signs what is
@@ -119,6 +123,10 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 		s.c.Logger.Warn("a user may not use the signer", "uid", uid)
 		return c.write(func(dst []byte) []byte { return wire.AppendRefused(dst, fault.SignerPeer, "") })
 	}
+	if !s.enter(uid) {
+		return c.write(func(dst []byte) []byte { return wire.AppendRefused(dst, fault.SignerLimit, "too many connections") })
+	}
+	defer s.leave(uid)
 	in := bufio.NewReaderSize(raw, 64<<10)
 	if err := c.greet(in); err != nil {
 		return err
@@ -131,6 +139,25 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) error {
 	c.endStreams()
 	c.work.Wait()
 	return err
+}
+
+// enter counts a user's connection, unless there are too many.
+func (s *Server) enter(uid uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[uid] >= maxOfUser {
+		return false
+	}
+	s.open[uid]++
+	return true
+}
+
+func (s *Server) leave(uid uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[uid]--; s.open[uid] == 0 {
+		delete(s.open, uid)
+	}
 }
 
 func (c *connection) greet(in io.Reader) error {

@@ -88,6 +88,7 @@ type Engine struct {
 	journal *Journal
 	now     func() time.Time
 	log     *slog.Logger
+	held    atomic.Int64 // octets of streams that are held whole
 }
 
 // New returns an engine that knows what the journal knows.
@@ -169,6 +170,7 @@ type pass struct {
 	sum     [32]byte
 	request *Request
 	outcome *Outcome
+	held    int64 // octets of a stream
 }
 
 // Sign reads, checks, journals and signs requests of one user as a group. Each
@@ -178,6 +180,7 @@ func (e *Engine) Sign(ctx context.Context, uid uint32, requests []Request) []Out
 	passes := make([]*pass, 0, len(requests))
 	for i := range requests {
 		p := &pass{request: &requests[i], outcome: &outcomes[i]}
+		defer func() { e.held.Add(-p.held) }()
 		if err := e.admit(uid, p); err != nil {
 			outcomes[i].Err = err
 			e.refused(uid, p, err)
@@ -210,7 +213,11 @@ func (e *Engine) admit(uid uint32, p *pass) error {
 	if err != nil {
 		return err
 	}
-	if err := p.read(); err != nil {
+	hold := func(n int) bool {
+		p.held += int64(n)
+		return e.held.Add(int64(n)) <= maxHeldAll
+	}
+	if err := p.read(hold); err != nil {
 		return err
 	}
 	now := e.now()
@@ -221,10 +228,10 @@ func (e *Engine) admit(uid uint32, p *pass) error {
 }
 
 // read parses what is to be signed and hashes it.
-func (p *pass) read() (err error) {
+func (p *pass) read(hold func(int) bool) (err error) {
 	p.hash = p.key.hash
 	if p.request.Stream != nil {
-		p.facts, p.digest, p.sum, err = readStream(p.request.Stream, p.hash)
+		p.facts, p.digest, p.sum, err = readStream(p.request.Stream, p.hash, hold)
 		return err
 	}
 	tbs := p.request.TBS
