@@ -168,12 +168,13 @@ const unsafeClock = 1 << 22
 // to them for AKs outside the endorsement and platform hierarchies (Part 1, section
 // "Obfuscation of counts"). The clock is never masked.
 func (t TPMState) WentBack(earlier TPMState) bool {
-	if t.Plain && earlier.Plain || t.AK == earlier.AK && t.AK != [32]byte{} {
+	plain := t.Plain && earlier.Plain
+	if plain || t.AK == earlier.AK && t.AK != [32]byte{} {
 		switch {
 		case t.ResetCount != earlier.ResetCount:
-			return t.ResetCount < earlier.ResetCount
+			return fewer(t.ResetCount, earlier.ResetCount, plain)
 		case t.RestartCount != earlier.RestartCount:
-			return t.RestartCount < earlier.RestartCount
+			return fewer(t.RestartCount, earlier.RestartCount, plain)
 		}
 		return t.Clock < earlier.Clock
 	}
@@ -181,4 +182,12 @@ func (t TPMState) WentBack(earlier TPMState) bool {
 		return t.Clock < earlier.Clock
 	}
 	return t.Clock+unsafeClock < earlier.Clock
+}
+
+// fewer compares counts. A masked one has a number added to it and may go round.
+func fewer(now, before uint32, plain bool) bool {
+	if plain {
+		return now < before
+	}
+	return int32(now-before) < 0
 }

@@ -391,3 +391,28 @@ func TestClockAcrossKeys(t *testing.T) {
 		t.Error("two unknown AKs are taken for one")
 	}
 }
+
+// TestMaskedCountsGoRound: a mask is added to the counts, so that they may begin
+// anew at zero in the life of a device.
+func TestMaskedCountsGoRound(t *testing.T) {
+	const last = 1<<32 - 1
+	for _, c := range []struct {
+		name          string
+		plain         bool
+		before, after uint32 // resets
+		restarts      [2]uint32
+		back          bool
+	}{
+		{"masked resets go on", false, last, 0, [2]uint32{7, 3}, false},
+		{"masked resets go back", false, 0, last, [2]uint32{3, 7}, true},
+		{"masked restarts go on", false, 5, 5, [2]uint32{last, 1}, false},
+		{"masked restarts go back", false, 5, 5, [2]uint32{1, last}, true},
+		{"plain resets began anew", true, last, 0, [2]uint32{}, true},
+	} {
+		before := device.TPMState{AK: [32]byte{1}, Plain: c.plain, ResetCount: c.before, RestartCount: c.restarts[0], Clock: 1, Safe: true}
+		after := device.TPMState{AK: [32]byte{1}, Plain: c.plain, ResetCount: c.after, RestartCount: c.restarts[1], Clock: 2, Safe: true}
+		if got := after.WentBack(before); got != c.back {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
