@@ -351,6 +351,12 @@ func TestProductsAndLabelsNameProfilesThatAreThere(t *testing.T) {
 	noError(t, err)
 	wantFault(t, w.SetLabel(ctx, "local:root", authority.Label{Name: "cacerts", Profile: "ldevid-cloud"}), fault.ParameterInvalid)
 	wantFault(t, w.SetLabel(ctx, "local:root", authority.Label{Name: "a/b", Profile: "ldevid-cloud"}), fault.ParameterInvalid)
+	for _, name := range []string{"nonce", "tcg-csr"} {
+		wantFault(t, w.SetLabel(ctx, "local:root", authority.Label{Name: name, Profile: "ldevid-cloud"}), fault.ParameterInvalid)
+	}
+	for _, purpose := range []string{"attestation", "a b"} {
+		wantFault(t, w.SetLabel(ctx, "local:root", authority.Label{Name: "c", Profile: "ldevid-cloud", Purpose: purpose}), fault.ParameterInvalid)
+	}
 	snap, err := w.Snapshot(ctx)
 	noError(t, err)
 	if got, ok := snap.Product(p.ID); !ok || got.Name != "sensor" {

@@ -192,7 +192,7 @@ var (
 	labelName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$`)
 	// operations are the last path segments of EST, which a label cannot be
 	// told from (RFC 7030, section 3.2.2).
-	operations = []string{"cacerts", "simpleenroll", "simplereenroll", "fullcmc", "serverkeygen", "csrattrs"}
+	operations = []string{"cacerts", "simpleenroll", "simplereenroll", "fullcmc", "serverkeygen", "csrattrs", "nonce", "tcg-csr"}
 )
 
 // SetLabel says what requests under an EST label mean.
@@ -202,6 +202,9 @@ func (s *Service) SetLabel(ctx context.Context, actor string, l Label) error {
 	}
 	if l.Wrap != 0 && (l.Wrap < 4 || l.Wrap > 76) {
 		return fault.New(fault.ParameterInvalid, "wrap is 0 or 4 to 76")
+	}
+	if l.Purpose != "" && (!labelName.MatchString(l.Purpose) || l.Purpose == profile.PurposeAttestation) {
+		return fault.New(fault.ParameterInvalid, "a purpose has letters, digits, dots and dashes; that of attestation keys is theirs alone")
 	}
 	snap, err := s.Refresh(ctx)
 	if err != nil {
