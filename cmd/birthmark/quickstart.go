@@ -203,7 +203,7 @@ func (s *story) account(ctx context.Context) error {
 // whatNext writes a script that enrolls a key made by openssl and says how to
 // use it.
 func (s *story) whatNext(ctx context.Context, order string) error {
-	added, err := s.node.register.Add(ctx, &s.caller, []device.NewDevice{{DeviceSerial: "MY-" + rand.Text()[:6], Product: quickstartProduct}})
+	added, err := s.node.register.Add(ctx, &s.caller, []device.NewDevice{{DeviceSerial: "MY-" + rand.Text()[:6], Product: quickstartBoard}})
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ import (
 // The quickstart's factory.
 const (
 	quickstartProduct = "gateway"
+	quickstartBoard   = "prototype" // what a person enrolls without a line
 	quickstartSite    = "Brno"
 	quickstartMaker   = "simulated-chips"
 	quickstartSpares  = 5
@@ -66,7 +67,7 @@ func (w *workplace) close() {
 func (s *story) produce(ctx context.Context) (*production, error) {
 	p := &production{story: s, run: strings.ToUpper(rand.Text()[:6])}
 	for _, step := range []func(context.Context) error{
-		p.deliver, p.addProduct, p.addStations, p.openOrder, p.provision, p.clone, p.oneTooMany,
+		p.deliver, p.addProducts, p.addStations, p.openOrder, p.provision, p.clone, p.oneTooMany,
 	} {
 		if err := step(ctx); err != nil {
 			p.close()
@@ -170,15 +171,19 @@ func makeMaker(path string) (cert []byte, key *ecdsa.PrivateKey, err error) {
 	return cert, key, writeFile(path, text, 0o600)
 }
 
-func (p *production) addProduct(ctx context.Context) error {
-	_, err := p.node.authority.AddProduct(ctx, p.caller.Name, device.Product{
-		Name: quickstartProduct, Description: "made by the quickstart", Profiles: []string{"ldevid-cloud", "idevid"},
-		ChipTypes: []string{sim.ChipType}, KeyModel: device.KeyModelOnDevice, IDevIDProfile: "idevid", LeastEvidence: "chip",
-	})
-	if fault.Has(err, fault.ProductExists) {
-		return nil
+func (p *production) addProducts(ctx context.Context) error {
+	for _, product := range []device.Product{
+		{
+			Name: quickstartProduct, Description: "made by the quickstart", Profiles: []string{"ldevid-cloud", "idevid"},
+			ChipTypes: []string{sim.ChipType}, KeyModel: device.KeyModelOnDevice, IDevIDProfile: "idevid", LeastEvidence: "chip",
+		},
+		{Name: quickstartBoard, Description: "boards on a bench, without a chip", Profiles: []string{"ldevid-cloud"}},
+	} {
+		if _, err := p.node.authority.AddProduct(ctx, p.caller.Name, product); err != nil && !fault.Has(err, fault.ProductExists) {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // addStations gives each station a certificate for a one-time code, once.

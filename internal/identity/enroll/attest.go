@@ -79,7 +79,8 @@ type makers struct {
 // pass.
 type compiledPolicy struct {
 	*tpm.Policy
-	err error
+	digest [32]byte
+	err    error
 }
 
 // makersAt returns what is trusted at an epoch of the control plane, compiled once
@@ -101,7 +102,7 @@ func compile(plane attest.Plane, before *makers) (*makers, error) {
 			continue // the product has none any more
 		}
 		policy, err := tpm.ParsePolicy(p.Content)
-		m.policies[p.Product] = compiledPolicy{policy, err}
+		m.policies[p.Product] = compiledPolicy{policy, p.Digest, err}
 	}
 	h := sha256.New()
 	for _, r := range plane.Roots {
@@ -132,4 +133,14 @@ func (m *makers) policy(product int64) (*tpm.Policy, error) {
 		return nil, fmt.Errorf("policy of product %d: %w", product, p.err)
 	}
 	return p.Policy, nil
+}
+
+// grounds stands for what a challenge for a product rests on: whose TPMs are
+// trusted, and what is to be quoted.
+func (m *makers) grounds(product int64) [32]byte {
+	h := sha256.New()
+	h.Write(m.digest[:])
+	policy := m.policies[product].digest
+	h.Write(policy[:])
+	return [32]byte(h.Sum(nil))
 }

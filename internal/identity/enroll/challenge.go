@@ -215,7 +215,7 @@ func (e *Enroller) challenge(ctx context.Context, c *challenged) (*wire.Challeng
 	if err != nil {
 		return nil, err
 	}
-	t.tpm, t.trust = *x, c.makers.digest
+	t.tpm, t.grounds = *x, c.makers.grounds(c.product)
 	answer := &wire.Challenge{Nonce: t.nonce[:], ExpiresAt: t.ref.ExpiresAt.UTC()}
 	if answer.Credential, answer.Secret, err = x.Credential(e.attest.Random, secret[:]); err != nil {
 		return nil, err

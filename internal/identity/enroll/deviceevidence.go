@@ -138,7 +138,7 @@ func (e *Enroller) prove(ctx context.Context, r *Request, d *decision, csr *requ
 	if err != nil {
 		return err
 	}
-	if d.hardware, err = e.openAnswer(ctx, m, r.TPM, d.asked()); err != nil {
+	if d.hardware, err = e.openAnswer(ctx, m, d.requester.device.Product, r.TPM, d.asked()); err != nil {
 		return err
 	}
 	subject := csr.SPKI

@@ -34,7 +34,7 @@ type hardware struct {
 // openAnswer finds the challenge that is answered and wants the secret that only
 // the challenged TPM could read. It returns what is known of the TPM also with a
 // refusal.
-func (e *Enroller) openAnswer(ctx context.Context, m *makers, a *wire.Answer, by asked) (*hardware, error) {
+func (e *Enroller) openAnswer(ctx context.Context, m *makers, product int64, a *wire.Answer, by asked) (*hardware, error) {
 	h := &hardware{}
 	t, err := e.attest.tickets.open(ctx, a.Ticket)
 	if err != nil {
@@ -44,8 +44,8 @@ func (e *Enroller) openAnswer(ctx context.Context, m *makers, a *wire.Answer, by
 	if err := t.check(by, e.now()); err != nil {
 		return h, err
 	}
-	if t.trust != m.digest {
-		return h, fault.New(fault.TicketExpired, "whose TPMs are trusted has changed since")
+	if t.grounds != m.grounds(product) {
+		return h, fault.New(fault.TicketExpired, "whose TPMs are trusted or what they quote has changed since")
 	}
 	if err := e.answers.check(by.asker(), e.now()); err != nil {
 		return h, err

@@ -42,12 +42,13 @@ type asked struct {
 // has to answer it, so that a challenge writes nothing. Its id is spent in the
 // transaction that stores the certificate, or when a wrong answer shows.
 type ticket struct {
-	ref    device.Ticket
-	by     asked
-	secret [32]byte // SHA-256 of what the credential holds
-	nonce  [32]byte
-	trust  [32]byte // which makers were trusted when the claim was judged
-	tpm    tpm.TPM
+	ref     device.Ticket
+	by      asked
+	secret  [32]byte // SHA-256 of what the credential holds
+	nonce   [32]byte
+	grounds [32]byte // see makers.grounds
+
+	tpm tpm.TPM
 }
 
 // newTicket draws a ticket and the secret of its credential.
@@ -91,7 +92,7 @@ func (t *ticket) marshal() ([]byte, error) {
 	for _, n := range []uint64{uint64(t.ref.ExpiresAt.UnixMicro()), uint64(t.by.station), uint64(t.by.order), uint64(t.by.device)} {
 		b.AddUint64(n)
 	}
-	for _, d := range [][]byte{t.by.requester[:], t.secret[:], t.nonce[:], t.trust[:]} {
+	for _, d := range [][]byte{t.by.requester[:], t.secret[:], t.nonce[:], t.grounds[:]} {
 		b.AddBytes(d)
 	}
 	for _, text := range []string{t.by.deviceSerial, t.by.label} {
@@ -105,7 +106,7 @@ func (t *ticket) unmarshal(octets []byte) bool {
 	in := cryptobyte.String(octets)
 	var expires, station, order, dev uint64
 	ok := in.CopyBytes(t.ref.ID[:]) && in.ReadUint64(&expires) && in.ReadUint64(&station) && in.ReadUint64(&order) && in.ReadUint64(&dev) &&
-		in.CopyBytes(t.by.requester[:]) && in.CopyBytes(t.secret[:]) && in.CopyBytes(t.nonce[:]) && in.CopyBytes(t.trust[:])
+		in.CopyBytes(t.by.requester[:]) && in.CopyBytes(t.secret[:]) && in.CopyBytes(t.nonce[:]) && in.CopyBytes(t.grounds[:])
 	var deviceSerial, label cryptobyte.String
 	if !ok || !in.ReadUint16LengthPrefixed(&deviceSerial) || !in.ReadUint16LengthPrefixed(&label) {
 		return false

@@ -37,7 +37,7 @@ func drawTicket(t *rapid.T) *ticket {
 			device: device.ID(rapid.Int64Min(1).Draw(t, "device")), deviceSerial: text.Draw(t, "serial"),
 			requester: [32]byte(octets("requester", 32)), label: text.Draw(t, "label"),
 		},
-		secret: [32]byte(octets("secret", 32)), nonce: [32]byte(octets("nonce", 32)), trust: [32]byte(octets("trust", 32)),
+		secret: [32]byte(octets("secret", 32)), nonce: [32]byte(octets("nonce", 32)), grounds: [32]byte(octets("trust", 32)),
 		tpm: tpm.TPM{EKSPKI: octets("ek", 91), EKForm: "L-2", Vendor: text.Draw(t, "vendor"), EKPublic: octets("public", 90), AKPublic: octets("ak", 88)},
 	}
 	x.ref = device.Ticket{ID: [16]byte(octets("id", 16)), ExpiresAt: time.UnixMicro(rapid.Int64Range(0, 1<<52).Draw(t, "expires"))}

@@ -31,7 +31,7 @@ func (e *Enroller) proveUnit(ctx context.Context, a *attempt) error {
 	if err != nil {
 		return err
 	}
-	if a.hardware, err = e.openAnswer(ctx, m, a.unit.TPM, a.asked(e)); err != nil {
+	if a.hardware, err = e.openAnswer(ctx, m, a.product.ID, a.unit.TPM, a.asked(e)); err != nil {
 		return err
 	}
 	if err := a.hardware.proveKey(m, a.unit.TPM, a.csr.SPKI, a.product.ID); err != nil {
