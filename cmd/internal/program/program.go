@@ -10,7 +10,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/alecthomas/kong"
 
@@ -92,7 +94,7 @@ func (p *Program) report(err error) int {
 	}
 	f, ok := errors.AsType[*fault.Error](err)
 	if !ok {
-		fmt.Fprintf(p.Err, "%s: %v\n", p.Name, err)
+		fmt.Fprintf(p.Err, "%s: %s\n", p.Name, Plain(err.Error()))
 		return ExitRefused
 	}
 	p.refuse(f)
@@ -102,16 +104,27 @@ func (p *Program) report(err error) int {
 	return ExitRefused
 }
 
+// Plain replaces what a terminal would take for a command: a name in somebody's
+// file must not rewrite what stands on the screen.
+func Plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, text)
+}
+
 // refuse prints a refusal as a person needs it: what was refused, the code, what to
 // do, who may do it.
 func (p *Program) refuse(f *fault.Error) {
 	fmt.Fprintf(p.Err, "%s: %s", p.Name, f.Message)
 	if f.Detail != "" {
-		fmt.Fprintf(p.Err, ": %s", f.Detail)
+		fmt.Fprintf(p.Err, ": %s", Plain(f.Detail))
 	}
 	fmt.Fprintf(p.Err, " (%s)\n", f.Code)
 	if cause := errors.Unwrap(f); cause != nil {
-		fmt.Fprintf(p.Err, "  cause: %v\n", cause)
+		fmt.Fprintf(p.Err, "  cause: %s\n", Plain(cause.Error()))
 	}
 	fmt.Fprintf(p.Err, "  %s\n", f.Remedy)
 	if p.Who {

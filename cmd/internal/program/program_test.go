@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/birthmark/birthmark/internal/fault"
 )
@@ -86,5 +87,16 @@ func TestTablesAndLines(t *testing.T) {
 	}
 	if b := ThisBuild("v2"); b.Version != "v2" || b.Go == "" || b.System == "" {
 		t.Errorf("%+v", b)
+	}
+}
+
+// What an error quotes from somebody's file says nothing to the terminal.
+func TestErrorsAreNoCommands(t *testing.T) {
+	var said bytes.Buffer
+	p := Program{Name: "x", Err: &said}
+	p.report(fault.Wrap(fault.ParameterInvalid, errors.New("cause \x1b[31m"), "the file \x1b[2J\u202egnp.exe\r\u009b"))
+	p.report(errors.New("plain \x07 error"))
+	if strings.ContainsFunc(said.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+		t.Errorf("%q", said.String())
 	}
 }

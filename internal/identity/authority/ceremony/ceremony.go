@@ -136,6 +136,11 @@ func (o *Ceremony) replay() error {
 		if file, ok := held(e, files); !ok {
 			return fault.New(fault.TranscriptInvalid, fmt.Sprintf("entry %d: the file %s/%s is not as it was", i+1, name, file))
 		}
+		if e.Plan != nil && e.Plan.After != nil {
+			if what := e.Plan.goesOn(e, files[earlierTranscript]); what != "" {
+				return fault.New(fault.TranscriptInvalid, fmt.Sprintf("entry %d: %s", i+1, what))
+			}
+		}
 		o.raw, o.signed = append(o.raw, files[entryFile]), append(o.signed, files[signatureFile])
 	}
 	return nil

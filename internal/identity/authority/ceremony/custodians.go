@@ -1,7 +1,9 @@
 package ceremony
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"maps"
 	"path/filepath"
@@ -82,12 +84,8 @@ func (p *NewPlan) carry(now func() time.Time, random io.Reader) (map[string][]by
 	if len(p.Custodians) > 0 || p.Threshold != 0 {
 		return nil, fault.New(fault.ParameterInvalid, "custodians come from the earlier ceremony; share the key out anew in a step of its own")
 	}
-	state, plan := before.state, before.state.plan
-	p.Authority, p.Organization, p.StatusURL, p.Key, p.Hardware = plan.Authority, plan.Organization, plan.StatusURL, plan.Key, plan.Hardware
-	p.Plan.After = &Earlier{
-		Ceremony: state.id, Transcript: sum(transcript), Root: *state.root,
-		CRLNumber: state.crlNumber, CRLUpdate: state.crlUpdate, Revoked: state.revoked,
-	}
+	state := before.state
+	p.goOn(state, transcript)
 	files := map[string][]byte{"root.pem": certificatePEM(state.root.Certificate), earlierTranscript: transcript}
 	if state.root.Custody == nil {
 		return files, nil
@@ -102,6 +100,34 @@ func (p *NewPlan) carry(now func() time.Time, random io.Reader) (map[string][]by
 		files[h.File] = held[h.File]
 	}
 	return files, nil
+}
+
+// goOn fills in what comes from an earlier ceremony.
+func (p *Plan) goOn(s *state, transcript []byte) {
+	p.Authority, p.Organization, p.StatusURL, p.Key, p.Hardware = s.plan.Authority, s.plan.Organization, s.plan.StatusURL, s.plan.Key, s.plan.Hardware
+	p.After = &Earlier{
+		Ceremony: s.id, Transcript: sum(transcript), Root: *s.root,
+		CRLNumber: s.crlNumber, CRLUpdate: s.crlUpdate, Revoked: s.revoked,
+	}
+}
+
+// goesOn says what is wrong unless a plan says of the earlier ceremony what its
+// transcript says, for which the root vouches. The key that signs a ceremony's
+// entries lies in its folder: with it alone nobody makes a root forget what it
+// has revoked.
+func (p *Plan) goesOn(e *Entry, transcript []byte) string {
+	report, err := Verify(transcript)
+	if err != nil || !report.Finished || report.Rehearsal != e.Rehearsal {
+		return "the transcript of the earlier ceremony does not hold"
+	}
+	want := *p
+	want.goOn(report.state, transcript)
+	got, err1 := json.Marshal(p)
+	should, err2 := json.Marshal(want)
+	if err1 != nil || err2 != nil || !bytes.Equal(got, should) {
+		return "it says of the earlier ceremony what its transcript does not say"
+	}
+	return ""
 }
 
 const earlierTranscript = "earlier-transcript.json"

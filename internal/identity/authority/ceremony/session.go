@@ -246,7 +246,11 @@ func (r *Session) Sign(n Subordinate) (Step, error) {
 	if err != nil {
 		return Step{}, err
 	}
-	certificate, err := r.certify(p, req.SPKI, o.valuesOf(p, &n), now)
+	values := o.valuesOf(p, &n)
+	if strings.EqualFold(strings.Join(strings.Fields(values.CommonName), " "), o.state.rootX509.Subject.CommonName) {
+		return Step{}, fault.New(fault.ParameterInvalid, values.CommonName, "is the root's own name")
+	}
+	certificate, err := r.certify(p, req.SPKI, values, now)
 	if err != nil {
 		return Step{}, err
 	}

@@ -110,7 +110,7 @@ func (s *state) noted() []string {
 		if len(n.steps) > 1 {
 			steps = "steps "
 		}
-		all = append(all, steps+strings.Join(n.steps, ", ")+": "+n.text)
+		all = append(all, printable(steps+strings.Join(n.steps, ", ")+": "+n.text))
 	}
 	return all
 }
@@ -212,6 +212,9 @@ func (s *state) applyEarlier(e *Entry) string {
 	if a == nil {
 		return ""
 	}
+	if !slices.ContainsFunc(e.Inputs, func(f File) bool { return f.Name == earlierTranscript && f.SHA256 == a.Transcript }) {
+		return "the transcript of the earlier ceremony is not the one described"
+	}
 	if what := s.applyRoot(&a.Root, e); what != "" {
 		return what
 	}
@@ -287,6 +290,9 @@ func (s *state) applyCertificate(e *Entry) string {
 	if authority.Rehearsed(cert) != s.rehearsal {
 		return "the certificate and the ceremony differ in whether it is a rehearsal"
 	}
+	if strings.EqualFold(cert.Subject.String(), s.rootX509.Subject.String()) {
+		return "the certificate has the root's own name"
+	}
 	digest := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 	if s.names[e.Certificate.Name] != 0 || s.keys[digest] != 0 || !authorityName.MatchString(e.Certificate.Name) {
 		return "the certificate's name or key was used before"
@@ -300,7 +306,7 @@ func (s *state) applyCRL(e *Entry) string {
 	if err != nil || list.CheckSignatureFrom(s.rootX509) != nil {
 		return "the root has not signed the CRL"
 	}
-	if !list.Number.IsUint64() || list.Number.Uint64() != e.CRL.Number || e.CRL.Number <= s.crlNumber ||
+	if list.Number == nil || !list.Number.IsUint64() || list.Number.Uint64() != e.CRL.Number || e.CRL.Number <= s.crlNumber ||
 		!list.ThisUpdate.Equal(e.CRL.ThisUpdate) || !list.NextUpdate.Equal(e.CRL.NextUpdate) || list.ThisUpdate.Before(s.crlUpdate) ||
 		len(list.RevokedCertificateEntries) != len(e.CRL.Revoked) || len(e.CRL.Revoked) < len(s.revoked) {
 		return "the CRL is not the one described"

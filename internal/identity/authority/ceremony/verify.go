@@ -26,6 +26,7 @@ type Report struct {
 	Notes       []string          // of all entries
 
 	head       string
+	state      *state
 	transcript []byte
 }
 
@@ -77,7 +78,7 @@ func Verify(transcript []byte) (*Report, error) {
 		r.Entries = append(r.Entries, e)
 	}
 	r.Ceremony, r.Rehearsal, r.Finished = s.id, s.rehearsal, s.finished
-	r.Root, r.Notes, r.head, r.transcript = s.rootX509, s.noted(), s.head, transcript
+	r.Root, r.Notes, r.head, r.state, r.transcript = s.rootX509, s.noted(), s.head, s, transcript
 	if s.finished {
 		r.Certificate, err = s.vouched(d)
 	} else if len(d.certificate) > 0 {
