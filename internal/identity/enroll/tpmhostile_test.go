@@ -3,14 +3,17 @@ package enroll_test
 import (
 	"crypto/x509"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
 	wire "github.com/birthmark/birthmark/internal/format/tpm"
+	"github.com/birthmark/birthmark/internal/identity/access"
 	"github.com/birthmark/birthmark/internal/identity/attest/tpm/tpmtest"
 	"github.com/birthmark/birthmark/internal/identity/enroll"
 	"github.com/birthmark/birthmark/internal/identity/ledger"
+	"github.com/birthmark/birthmark/internal/identity/status"
 )
 
 // An attestation key signs whatever does not look like the TPM's own word, and so
@@ -152,4 +155,41 @@ func TestAttestationKeyOfTheTPMBefore(t *testing.T) {
 	d.who = enroll.Requester{Chain: []*x509.Certificate{parsed(t, moved)}}
 	_, err = f.enrolls(f.attestedRequest(d, f.attestNonce(d), ak.Credential.DER))
 	refused(t, err, fault.TPMChanged)
+}
+
+// A nonce is spent where the certificate is stored: of many keys that are shown
+// under one at once, one gets a certificate.
+func TestOneNonceMakesOneCertificate(t *testing.T) {
+	f := newField(t, nil)
+	d, _ := f.certified("GW-1")
+	nonce := f.attestNonce(d)
+	requests := make([]enroll.Request, 16)
+	for i := range requests {
+		requests[i] = f.attestedRequest(d, nonce)
+	}
+	var outcomes tally
+	var wg sync.WaitGroup
+	for _, q := range requests {
+		wg.Go(func() { _, err := f.enrolls(q); outcomes.add(t, err) })
+	}
+	wg.Wait()
+	if outcomes.n[0] != 1 || outcomes.n[fault.AttestNonce] != len(requests)-1 {
+		t.Errorf("outcomes %v", outcomes.n)
+	}
+}
+
+// While its certificate is on hold, an attestation key proves nothing.
+func TestAttestationKeyOnHold(t *testing.T) {
+	f := newField(t, nil)
+	d, ak := f.certified("GW-1")
+	q := f.attestedRequest(d, f.attestNonce(d))
+	act := status.Act{CertSerial: ak.Credential.CertSerial}
+	_, err := f.status.Hold(t.Context(), access.System(), act)
+	must(t, err)
+	_, err = f.enrolls(q)
+	refused(t, err, fault.AKCertificate)
+	_, err = f.status.Release(t.Context(), access.System(), act)
+	must(t, err)
+	_, err = f.enrolls(q) // that was no wrong answer
+	must(t, err)
 }
