@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -107,9 +109,13 @@ func invalid(detail ...any) error { return fault.New(fault.SignerConfig, detail.
 
 // readSettings reads and checks the configuration.
 func readSettings(path string) (*Settings, error) {
-	text, err := os.ReadFile(path)
+	// It holds the keys' bounds: whoever may write it may sign anything.
+	text, info, err := readFile(path, maxConfig+1)
 	if err != nil {
 		return nil, fault.Wrap(fault.SignerConfig, err, path, "cannot be read")
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		return nil, invalid("everybody may write", path+"; chmod o-w")
 	}
 	s, err := parseSettings(text)
 	if err != nil {
@@ -256,23 +262,42 @@ func parseDays(text string) (time.Duration, error) {
 	return time.Duration(n) * unit, nil
 }
 
+// maxSecret is longer than any PIN or passphrase.
+const maxSecret = 4 << 10
+
+// readFile reads a plain file and returns the rights of the very file that was
+// read, whatever its name means by then.
+func readFile(path string, most int64) ([]byte, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, errors.New("it is no plain file")
+	}
+	text, err := io.ReadAll(io.LimitReader(f, most))
+	return text, info, err
+}
+
 // readSecret reads a file that nobody else may read.
 func readSecret(path, what string) ([]byte, error) {
 	if path == "" {
 		return nil, invalid("no file with", what, "is named")
 	}
-	info, err := os.Stat(path)
+	text, info, err := readFile(path, maxSecret)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, invalid("the file with", what, "is not there:", path)
 	case err != nil:
-		return nil, fault.Wrap(fault.SignerConfig, err, "the file with", what)
-	case info.Mode().Perm()&0o077 != 0:
-		return nil, invalid("others may read", path+"; chmod 600")
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
 		return nil, fault.Wrap(fault.SignerConfig, err, "the file with", what, "cannot be read:", path)
+	case info.Mode().Perm()&0o077 != 0:
+		clear(text)
+		return nil, invalid("others may read", path+"; chmod 600")
 	}
 	text = bytes.TrimRight(text, "\r\n")
 	if len(text) == 0 {

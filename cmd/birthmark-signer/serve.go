@@ -127,6 +127,9 @@ func (s *Settings) listen(ctx context.Context) (net.Listener, error) {
 		_ = c.Close() // it was only to see whether somebody answers
 		return nil, invalid("socket:", s.Socket, "is in use by another signer")
 	}
+	if info, err := os.Lstat(s.Socket); err == nil && info.Mode().Type() != os.ModeSocket {
+		return nil, invalid("socket:", s.Socket, "is there and is no socket")
+	}
 	if err := os.Remove(s.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fault.Wrap(fault.SignerConfig, err, "socket:", s.Socket)
 	}

@@ -1,6 +1,7 @@
 package ceremony
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -168,19 +169,27 @@ func TestAListWithoutANumber(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	algorithm := pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}}
-	list := pkix.TBSCertificateList{Version: 1, Signature: algorithm, Issuer: cert.Subject.ToRDNSequence(), ThisUpdate: now, NextUpdate: now.AddDate(0, 1, 0)}
-	tbs, err := asn1.Marshal(list)
+	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now, NextUpdate: now.AddDate(0, 1, 0)}, cert, key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Its number becomes another extension, and it is signed anew.
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tbs := bytes.Replace(list.RawTBSRevocationList, []byte{0x55, 0x1d, 0x14}, []byte{0x55, 0x1d, 0x62}, 1)
 	digest := sha256.Sum256(tbs)
 	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
 	if err != nil {
 		t.Fatal(err)
 	}
-	list.Raw = tbs
-	der, err := asn1.Marshal(pkix.CertificateList{TBSCertList: list, SignatureAlgorithm: algorithm, SignatureValue: asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}})
+	algorithm := pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}}
+	der, err = asn1.Marshal(struct {
+		TBS       asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{asn1.RawValue{FullBytes: tbs}, algorithm, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}})
 	if err != nil {
 		t.Fatal(err)
 	}
