@@ -176,12 +176,21 @@ func (t TPMState) WentBack(earlier TPMState) bool {
 		case t.RestartCount != earlier.RestartCount:
 			return fewer(t.RestartCount, earlier.RestartCount, plain)
 		}
-		return t.Clock < earlier.Clock
+		return t.clockBehind(earlier, inFlight)
 	}
 	if t.Safe {
-		return t.Clock < earlier.Clock
+		return t.clockBehind(earlier, inFlight)
 	}
-	return t.Clock+unsafeClock < earlier.Clock
+	return t.clockBehind(earlier, unsafeClock)
+}
+
+// inFlight is how much sooner than another an attestation may have been made and
+// still be stored after it, in milliseconds: as long as nonces are good. A device
+// that answers two challenges at once does not choose which is stored first.
+const inFlight = 10 * 60 * 1000
+
+func (t TPMState) clockBehind(earlier TPMState, tolerated uint64) bool {
+	return t.Clock < earlier.Clock && earlier.Clock-t.Clock > tolerated
 }
 
 // fewer compares counts. A masked one has a number added to it and may go round.

@@ -193,3 +193,25 @@ func TestAttestationKeyOnHold(t *testing.T) {
 	_, err = f.enrolls(q) // that was no wrong answer
 	must(t, err)
 }
+
+// A device that answers several challenges does not choose which answer is stored
+// first: that one is a moment older than another is no sign of an older TPM.
+func TestAnswersArriveInAnyOrder(t *testing.T) {
+	f := newField(t, nil)
+	d := f.newDevice("GW-1")
+	f.first(d)
+	d.key = d.NewSubject(wire.ECP256)
+	first := f.request(d, "")
+	d.Clock += 5000
+	f.pass(5 * time.Second)
+	d.key = d.NewSubject(wire.ECP256)
+	_, err := f.enrolls(f.request(d, ""))
+	must(t, err)
+	_, err = f.enrolls(first)
+	must(t, err)
+	before := d.Clock
+	d.Clear()
+	_, err = f.enrolls(f.request(d, ""))
+	refused(t, err, fault.QuoteOld)
+	d.Clock = before
+}

@@ -419,7 +419,7 @@ func testRefusedEvidence(t *testing.T, open Open) {
 		"TPM of another, older": {func(i *device.Issuance) { i.Attestation.TPM = x.tpm(1, 1) }, is(fault.TPMOfOther)},
 		"reset count lower":     {older(func(s *device.TPMState) { s.ResetCount--; s.Clock++ }), is(fault.QuoteOld)},
 		"restart count lower":   {older(func(s *device.TPMState) { s.RestartCount--; s.Clock++ }), is(fault.QuoteOld)},
-		"clock lower":           {older(func(s *device.TPMState) { s.Clock-- }), is(fault.QuoteOld)},
+		"clock lower":           {older(func(s *device.TPMState) { s.Clock -= 1 << 20 }), is(fault.QuoteOld)},
 		"chip used":             {chip(x.chips[0]), is(fault.ChipUsed)},
 		"chip withdrawn":        {chip(x.chips[5]), is(fault.ChipWithdrawn)},
 		"chip of an order":      {chip(x.chips[6]), is(fault.ChipOtherOrder)},
