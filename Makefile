@@ -3,7 +3,7 @@
 # make short   the tests that need nothing but Go, quickly
 # make check   vet, format, staticcheck, go fix, module files, other platforms
 # make bench   the figures of docs/performance.md; BENCH_QUICK=1 for the short form,
-#              which leaves out `go run ./bench signers`
+#              which leaves out `go run ./bench signers` and `swtpms`
 # make fuzz    every fuzz target, FUZZTIME=20s each
 # make release reproducible binaries, checksums and SBOM in dist/
 # make signer  birthmark-signer and birthmark-station with PKCS #11, for this machine
@@ -28,6 +28,7 @@ check:
 bench: setup
 	tools/postgres.sh go run ./bench
 	[ -n "$(BENCH_QUICK)" ] || go run ./bench signers
+	[ -n "$(BENCH_QUICK)" ] || go run ./bench swtpms
 
 fuzz:
 	tools/fuzz.sh $(FUZZTIME)

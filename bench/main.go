@@ -71,6 +71,7 @@ var parts = map[string]func(context.Context, []string) error{
 	"tpm":       func(ctx context.Context, _ []string) error { return runTPMs(ctx, os.Stdin, os.Stdout) },
 	"presigned": func(ctx context.Context, _ []string) error { return runPresigned(ctx, os.Stdin, os.Stdout) },
 	"crl":       runCRL,
+	"swtpms":    func(ctx context.Context, _ []string) error { return runSwtpms(ctx, os.Stdout) },
 	"signers":   func(ctx context.Context, _ []string) error { return runSigners(ctx, os.Stdout) },
 }
 

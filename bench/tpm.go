@@ -22,6 +22,7 @@ import (
 	"time"
 
 	wire "github.com/birthmark/birthmark/internal/format/tpm"
+	"github.com/birthmark/birthmark/internal/identity/attest"
 	"github.com/birthmark/birthmark/internal/identity/attest/tpm/tpmtest"
 	"github.com/birthmark/birthmark/internal/store"
 )
@@ -29,6 +30,9 @@ import (
 // aimTPM is the most that a TPM enrollment may cost the server beyond EST, in
 // milliseconds of processor time.
 const aimTPM = 1.0
+
+// makerFile is what the TPMs' process writes of their maker.
+const makerFile = "maker.json"
 
 // tpmFigures are what devices with TPMs have shown.
 type tpmFigures struct{ est, tpm *series }
@@ -40,7 +44,7 @@ func (f tpmFigures) beyond() float64 { return median(f.tpm.cpu) - median(f.est.c
 type tpmOrder struct {
 	Do string // "make" or "run"
 
-	Folder string // make: for the bundle of the TPMs' maker
+	Folder string // make: for what is to be known of the TPMs' maker
 	First  int    // make: first seeded device
 	Count  int
 
@@ -88,11 +92,11 @@ func (t *tpms) obey(ctx context.Context, o *tpmOrder) (cell, error) {
 // make makes a maker and TPMs with an AK and a key each, on all cores.
 func (t *tpms) make(o *tpmOrder) error {
 	maker := tpmtest.NewMaker(bystander{}, "Bench", tpmtest.MakerOptions{RSA: true, Now: time.Now()})
-	bundle, err := json.Marshal(tpmtest.Bundle(1, maker))
+	bundle, err := json.Marshal(maker.Trusted())
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(o.Folder, "makers.json"), bundle, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(o.Folder, makerFile), bundle, 0o600); err != nil {
 		return err
 	}
 	t.devices = make([]*tpmDevice, o.Count)
@@ -221,7 +225,7 @@ func (b *bench) tpm(ctx context.Context) error {
 		if err := askTPMs(part, tpmOrder{Do: "make", Folder: b.folder, First: first, Count: count}, nil); err != nil {
 			return err
 		}
-		if err := b.trustMaker(ctx, pass); err != nil {
+		if err := b.trustMade(ctx, pass); err != nil {
 			return err
 		}
 		if err := b.makeRequests(b.most(), est); err != nil {
@@ -246,8 +250,25 @@ func askTPMs(p *process, o tpmOrder, c *cell) error {
 	return errors.Join(p.ask(o, c), c.err())
 }
 
-// trustMaker imports the maker's bundle, signed.
-func (b *bench) trustMaker(ctx context.Context, pass int) error {
+// trustMade trusts the maker of the TPMs of this pass.
+func (b *bench) trustMade(ctx context.Context, pass int) error {
+	text, err := os.ReadFile(filepath.Join(b.folder, makerFile))
+	if err != nil {
+		return err
+	}
+	bundle := &attest.RootsFile{Name: "bench", Version: int64(pass) + 1, IssuedAt: time.Now(), Makers: make([]attest.Maker, 1)}
+	if err := json.Unmarshal(text, &bundle.Makers[0]); err != nil {
+		return err
+	}
+	return b.trustMakers(ctx, bundle)
+}
+
+// trustMakers has an operator import a bundle, with a signature of its own.
+func (b *bench) trustMakers(ctx context.Context, bundle *attest.RootsFile) error {
+	content, err := json.Marshal(bundle)
+	if err != nil {
+		return err
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -266,11 +287,6 @@ func (b *bench) trustMaker(ctx context.Context, pass int) error {
 			return err
 		}
 	}
-	content, err := os.ReadFile(at("makers.json"))
-	if err != nil {
-		return err
-	}
-	content = bytes.Replace(content, []byte(`"version":1`), fmt.Appendf(nil, `"version":%d`, pass+1), 1)
 	if err := os.WriteFile(at("makers.json"), content, 0o600); err != nil {
 		return err
 	}
