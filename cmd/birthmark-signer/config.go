@@ -90,7 +90,8 @@ type KeySettings struct {
 	// The longest validity of certificates: 90d, 30y, or forever, which allows no
 	// expiry, too.
 	Validity string `yaml:"validity"`
-	// The longest validity of CRLs (default 400d) and OCSP answers (default 8d).
+	// The longest validity of CRLs (default 35d; 400d for a key that signs ca) and
+	// OCSP answers (default 8d).
 	CRLValidity  string `yaml:"crl_validity"`
 	OCSPValidity string `yaml:"ocsp_validity"`
 	// Signatures a second and a day (UTC).

@@ -15,7 +15,8 @@ type Bounds struct {
 	Validity time.Duration
 	NoExpiry bool
 	// ListValidity is the longest of CRLs and AnswerValidity of OCSP answers;
-	// default 400 days and 8 days.
+	// default 35 days, 400 days for a key that signs authorities, and 8 days. What
+	// a taken-over server has signed is believed for so long.
 	ListValidity, AnswerValidity time.Duration
 	Rate                         int   // signatures a second
 	Daily                        int64 // signatures a day (UTC)
@@ -56,7 +57,10 @@ func (b *Bounds) Check(name string) error {
 		return wrong("a validity is positive")
 	}
 	if b.ListValidity == 0 {
-		b.ListValidity = 400 * day
+		b.ListValidity = 35 * day
+		if slices.Contains(b.Kinds, CA) {
+			b.ListValidity = 400 * day
+		}
 	}
 	if b.AnswerValidity == 0 {
 		b.AnswerValidity = 8 * day

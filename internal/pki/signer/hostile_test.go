@@ -2,6 +2,7 @@ package signer_test
 
 import (
 	"bytes"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -285,4 +286,66 @@ func TestRefusedNonsenseInTheJournal(t *testing.T) {
 		t.Error(err)
 	}
 	w.open()
+}
+
+// Whoever had a server for a day cannot take the numbers of all later CRLs.
+func TestCRLNumbersRiseByLittle(t *testing.T) {
+	a := newAuthority(t, "Issuing CA", nil)
+	w := newWorld(t, a.keyConfig("issuing", nil))
+	days := 0
+	list := func(number int64) []byte {
+		return a.crl(number, 0, func(l *x509.RevocationList) {
+			l.ThisUpdate, l.NextUpdate = l.ThisUpdate.AddDate(0, 0, days), l.NextUpdate.AddDate(0, 0, days)
+		})
+	}
+	const epoch = 1 << 32
+	w.signs("the first, from elsewhere", "issuing", list(5*epoch))
+	w.signs("two epochs later", "issuing", list(7*epoch))
+	w.refuses("the highest of all", "issuing", list(1<<62), fault.SignerRefused)
+	w.signs("a little more", "issuing", list(7*epoch+1))
+	w.clock.advance(24 * time.Hour)
+	days++
+	w.signs("next day one epoch", "issuing", list(8*epoch))
+	w.restart()
+	w.signs("one more after a restart", "issuing", list(9*epoch))
+	w.refuses("a third by steps", "issuing", list(10*epoch), fault.SignerRefused)
+	w.restart()
+	w.refuses("a third after a restart", "issuing", list(10*epoch), fault.SignerRefused)
+	w.signs("the next number", "issuing", list(9*epoch+1))
+	long := a.crl(9*epoch+2, 0, func(l *x509.RevocationList) {
+		l.ThisUpdate = l.ThisUpdate.AddDate(0, 0, days)
+		l.NextUpdate = l.ThisUpdate.AddDate(0, 0, 36)
+	})
+	w.refuses("a list to be believed for long", "issuing", long, fault.SignerRefused)
+}
+
+// What an HSM returns instead of a signature does not leave.
+func TestWhatIsNoSignature(t *testing.T) {
+	a := newAuthority(t, "Issuing CA", nil)
+	b := &backend{key: a.key.PrivateKey}
+	w := newWorld(t, a.keyConfig("issuing", func(c *signer.KeyConfig) { c.Backend = b }))
+	n := elliptic.P256().Params().N
+	pair := func(r, s *big.Int) []byte {
+		der, err := asn1.Marshal(struct{ R, S *big.Int }{r, s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	request := request(t, a.key)
+	b.fault = nil
+	earlier, err := w.sign("issuing", a.tbs(leaf(7)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, signature := range map[string][]byte{
+		"nothing": nil, "no octets": {}, "zeros": make([]byte, 72), "a megabyte": make([]byte, 1<<20),
+		"r and s of 0": pair(new(big.Int), new(big.Int)), "the order": pair(n, n), "negative": pair(big.NewInt(-1), big.NewInt(-1)),
+		"raw octets": bytes.Repeat([]byte{0x5a}, 64), "the last signature": earlier, "octets behind": append(bytes.Clone(earlier), 0),
+	} {
+		b.fault = func([]byte) ([]byte, error) { return signature, nil }
+		w.refuses(name, "issuing", request, fault.SignatureFault)
+	}
+	b.fault = nil
+	w.signs("a good one", "issuing", request)
 }

@@ -2,6 +2,7 @@ package signer
 
 import (
 	"bytes"
+	"math/big"
 	"sync"
 	"time"
 
@@ -23,7 +24,20 @@ type limits struct {
 	recent  map[number]struct{} // guarded by mu; the newest serials
 	older   map[number]struct{} // guarded by mu; those before
 	numbers map[[32]byte][]byte // guarded by mu; CRL numbers by scope
+	begun   map[[32]byte]begun  // guarded by mu; with which number a scope's day began
 }
+
+// begun is the highest number of a scope before its newest day with CRLs.
+type begun struct {
+	day    int64
+	number []byte
+}
+
+// maxRise is how far a scope's number may rise in a day: numbers are a restore
+// epoch of 2^32 each (package status), so twice restored. Without a bound,
+// whoever took over a server for a moment could have the highest number of all
+// signed, and no CRL ever again after that.
+var maxRise = new(big.Int).Lsh(big.NewInt(1), 33)
 
 // maxScopes is how many scopes of CRLs a key knows: an authority has at most 256
 // shards.
@@ -35,7 +49,7 @@ type number [20]byte
 func newLimits(rate int, daily int64, remember int) *limits {
 	return &limits{
 		rate: float64(rate), daily: daily, most: remember, tokens: float64(rate),
-		recent: make(map[number]struct{}), numbers: make(map[[32]byte][]byte),
+		recent: make(map[number]struct{}), numbers: make(map[[32]byte][]byte), begun: make(map[[32]byte]begun),
 	}
 }
 
@@ -47,11 +61,11 @@ func dayOf(t time.Time) int64 { return t.Unix() / int64(day/time.Second) }
 func (l *limits) take(f *facts, now time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.fresh(f); err != nil {
-		return err
-	}
 	if d := dayOf(now); d > l.day {
 		l.day, l.count = d, 0
+	}
+	if err := l.fresh(f); err != nil {
+		return err
 	}
 	if l.count >= l.daily {
 		return fault.New(fault.SignerLimit, "the key has signed", l.daily, "times today")
@@ -81,12 +95,28 @@ func (l *limits) fresh(f *facts) error {
 			return refuse("a certificate with this serial was signed before")
 		}
 	case f.kind == CRL && f.scoped:
-		if last := l.numbers[f.scope]; compareNumbers(f.number, last) <= 0 {
-			return refuse("a CRL with this number or a higher one was signed before")
-		}
-		if _, there := l.numbers[f.scope]; !there && len(l.numbers) >= maxScopes {
-			return fault.New(fault.SignerLimit, "the key has signed CRLs of", maxScopes, "scopes")
-		}
+		return l.rises(f)
+	}
+	return nil
+}
+
+// rises refuses CRL numbers that do not rise, or too far. The caller holds mu.
+func (l *limits) rises(f *facts) error {
+	last, there := l.numbers[f.scope]
+	switch {
+	case compareNumbers(f.number, last) <= 0:
+		return refuse("a CRL with this number or a higher one was signed before")
+	case !there && len(l.numbers) >= maxScopes:
+		return fault.New(fault.SignerLimit, "the key has signed CRLs of", maxScopes, "scopes")
+	case !there:
+		return nil // its authority may come from elsewhere
+	}
+	from := last
+	if b, ok := l.begun[f.scope]; ok && b.day == l.day && b.number != nil {
+		from = b.number
+	}
+	if rise := new(big.Int).SetBytes(f.number); rise.Sub(rise, new(big.Int).SetBytes(from)).Cmp(maxRise) > 0 {
+		return refuse("the CRL's number is too far ahead of the last")
 	}
 	return nil
 }
@@ -100,6 +130,9 @@ func (l *limits) keep(f *facts) {
 		}
 		l.recent[numberOf(f.number)] = struct{}{}
 	case f.kind == CRL && f.scoped:
+		if b, ok := l.begun[f.scope]; !ok || b.day != l.day {
+			l.begun[f.scope] = begun{l.day, l.numbers[f.scope]}
+		}
 		l.numbers[f.scope] = bytes.Clone(f.number)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -194,4 +195,31 @@ func TestAJournalThatOthersMayWriteIsRefused(t *testing.T) {
 	if _, err := signer.OpenJournal(signer.JournalConfig{Dir: dir}); !fault.Has(err, fault.SignerJournal) {
 		t.Errorf("%v", err)
 	}
+}
+
+// A serial is signed once, however it is asked for.
+func TestASerialIsSignedOnce(t *testing.T) {
+	a := newAuthority(t, "Issuing CA", nil)
+	b := &backend{key: a.key.PrivateKey}
+	w := newWorld(t, a.keyConfig("issuing", func(c *signer.KeyConfig) { c.Backend = b }))
+	var group sync.WaitGroup
+	start := make(chan struct{})
+	for range 8 {
+		requests := []signer.Request{{Key: "issuing", TBS: a.tbs(leaf(7))}, {Key: "issuing", TBS: a.tbs(leaf(7))}, {Key: "issuing", TBS: a.tbs(leaf(7))}}
+		group.Go(func() {
+			<-start
+			w.engine.Sign(t.Context(), uid, requests)
+		})
+	}
+	close(start)
+	group.Wait()
+	if n := b.calls.Load(); n != 1 {
+		t.Errorf("%d signatures with one serial", n)
+	}
+	// Later files begin with a state; the serial is in an earlier one.
+	for len(w.files()) < 4 {
+		w.many("issuing", a, 10)
+	}
+	w.restart()
+	w.refuses("after files were begun, and a restart", "issuing", a.tbs(leaf(7)), fault.SignerRefused)
 }
