@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/fault"
@@ -263,13 +264,23 @@ func (l *listing) look(ctx context.Context, ek [32]byte) (*factory.Chip, error) 
 	}
 	c, err := l.store.ChipByKey(ctx, ek)
 	switch {
-	case err == nil:
+	case err == nil && listsEK(&c, ek):
 		l.chip = &c
-	case !fault.Has(err, fault.ChipUnknown):
+	case err != nil && !fault.Has(err, fault.ChipUnknown):
 		return nil, err
 	}
 	l.looked = true
 	return l.chip, nil
+}
+
+// slotEK is what manifests of TPMs call the slot of their keys.
+const slotEK = "ek"
+
+// listsEK reports whether a chip's entry has the key as an endorsement key. Another
+// listed key may be in software, or in a chip that decrypts for whoever asks; a TPM
+// played around it would open every credential.
+func listsEK(c *factory.Chip, ek [32]byte) bool {
+	return slices.ContainsFunc(c.Keys, func(k factory.ChipKey) bool { return k.Slot == slotEK && sha256.Sum256(k.SPKI) == ek })
 }
 
 // asked is who asks for what, as a ticket remembers it.

@@ -215,3 +215,20 @@ func TestAnswersArriveInAnyOrder(t *testing.T) {
 	refused(t, err, fault.QuoteOld)
 	d.Clock = before
 }
+
+// A manifest lists keys of other chips, too, and keys that are in no chip at all.
+// Who has one of those in software can play a TPM around it: only an entry that is
+// an endorsement key's vouches for one.
+func TestListedKeyIsNoEndorsementKey(t *testing.T) {
+	f := newField(t, nil)
+	x := newTPM(t, f.maker, "GW-1", tpmtest.Options{Bare: true})
+	f.listTPM(x, func(c *chip) { c.Keys[0].Slot, c.ChipType = "0", "secure element" })
+	d := f.deviceWith(x)
+	_, err := f.challengeFor(d, "")
+	refused(t, err, fault.EKNotListed)
+	l := newTPMLine(t, nil)
+	u := newTPM(t, l.maker, "SN-1", tpmtest.Options{Bare: true})
+	l.listTPM(u, func(c *chip) { c.Keys[0].Slot = "0" })
+	_, err = l.challenge(u)
+	refused(t, err, fault.EKNotListed)
+}
