@@ -42,20 +42,23 @@ func (f tpmFigures) beyond() float64 { return median(f.tpm.cpu) - median(f.est.c
 
 // tpmOrder is what the process with the TPMs is told to do.
 type tpmOrder struct {
-	Do string // "make" or "run"
+	Do string // "make", "connect" or "run"
 
 	Folder string // make: for what is to be known of the TPMs' maker
 	First  int    // make: first seeded device
 	Count  int
 
-	Clients int    // run
-	Address string // run
-	Anchors []byte // run
-	Issuer  []byte // run
+	Clients int    // connect, run
+	Address string // connect, run
+	Anchors []byte // connect: DER certificate that the server's must chain to
+	Issuer  []byte // run: DER certificate that signs the devices'
 }
 
 // tpms is the process that plays devices with TPMs.
-type tpms struct{ devices []*tpmDevice }
+type tpms struct {
+	devices []*tpmDevice
+	client  *http.Client
+}
 
 // tpmDevice is a device whose TPM made its keys already.
 type tpmDevice struct {
@@ -83,10 +86,44 @@ func (t *tpms) obey(ctx context.Context, o *tpmOrder) (cell, error) {
 	switch o.Do {
 	case "make":
 		return cell{}, t.make(o)
+	case "connect":
+		return cell{}, t.connect(ctx, o)
 	case "run":
 		return t.run(ctx, o)
 	}
 	return cell{}, fmt.Errorf("no such order: %q", o.Do)
+}
+
+// connect opens the connections, as EST's are before its clock starts.
+func (t *tpms) connect(ctx context.Context, o *tpmOrder) error {
+	anchor, err := x509.ParseCertificate(o.Anchors)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(anchor)
+	t.client = &http.Client{Transport: &http.Transport{
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS13, ServerName: "localhost", RootCAs: roots},
+		MaxIdleConnsPerHost: o.Clients, MaxIdleConns: o.Clients,
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+o.Address+"/.well-known/est/cacerts", nil)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, o.Clients)
+	answers := make([]*http.Response, o.Clients)
+	var all sync.WaitGroup
+	for i := range o.Clients {
+		all.Go(func() { answers[i], errs[i] = t.client.Do(req.Clone(ctx)) })
+	}
+	all.Wait() // each has a connection of its own until it is read
+	for i, a := range answers {
+		if errs[i] == nil {
+			_, errs[i] = io.Copy(io.Discard, a.Body)
+			_ = a.Body.Close() // it was read
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // make makes a maker and TPMs with an AK and a key each, on all cores.
@@ -120,20 +157,11 @@ func newTPMDevice(maker *tpmtest.Maker, number int) *tpmDevice {
 
 // run enrolls every device once, so many at a time.
 func (t *tpms) run(ctx context.Context, o *tpmOrder) (cell, error) {
-	anchor, err := x509.ParseCertificate(o.Anchors)
-	if err != nil {
-		return cell{}, err
-	}
 	issuer, err := x509.ParseCertificate(o.Issuer)
 	if err != nil {
 		return cell{}, err
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(anchor)
-	client := &http.Client{Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, ServerName: "localhost", RootCAs: roots}, MaxIdleConnsPerHost: o.Clients,
-	}}
-	defer client.CloseIdleConnections()
+	defer t.client.CloseIdleConnections()
 	var total tally
 	var next atomic.Int64
 	var all sync.WaitGroup
@@ -141,7 +169,7 @@ func (t *tpms) run(ctx context.Context, o *tpmOrder) (cell, error) {
 	for range o.Clients {
 		all.Go(func() {
 			for i := int(next.Add(1)) - 1; i < len(t.devices) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				t.devices[i].enroll(ctx, client, o.Address, &total)
+				t.devices[i].enroll(ctx, t.client, o.Address, &total)
 			}
 		})
 	}
@@ -302,13 +330,18 @@ func (b *bench) trustMakers(ctx context.Context, bundle *attest.RootsFile) error
 
 func (b *bench) tpmPass(ctx context.Context, part *process, est *target, count int) error {
 	t := &target{letter: "b-tpm", pid: est.pid, pprof: est.pprof, by: part}
+	o := tpmOrder{Do: "connect", Clients: b.most(), Address: est.order.Address, Anchors: est.order.Anchors, Issuer: est.order.Issuer}
+	if err := askTPMs(part, o, nil); err != nil {
+		return err
+	}
 	before, err := b.spent(t)
 	if err != nil {
 		return err
 	}
 	profiled := b.profile(ctx, t, b.most())
 	var c cell
-	err = askTPMs(part, tpmOrder{Do: "run", Clients: b.most(), Address: est.order.Address, Anchors: est.order.Anchors, Issuer: est.order.Issuer}, &c)
+	o.Do = "run"
+	err = askTPMs(part, o, &c)
 	if err := errors.Join(err, profiled()); err != nil {
 		return err
 	}
