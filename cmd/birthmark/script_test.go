@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/birthmark/birthmark/internal/edge/tpm/tpmtest"
 	"github.com/birthmark/birthmark/internal/needs"
 )
 
@@ -43,10 +45,28 @@ func TestStrongSwanScripts(t *testing.T) {
 	runScripts(t, "testdata/strongswan")
 }
 
-func runScripts(t *testing.T, dir string) {
+// TestTPM2ToolsScripts enrolls a key in a TPM with tpm2-tools.
+func TestTPM2ToolsScripts(t *testing.T) {
+	needs.OpenSSL(t)
+	for _, program := range []string{"curl", "jq", "tpm2_activatecredential"} {
+		needs.Command(t, program)
+	}
+	maker, chips := tpmtest.Start(t, 1)
+	anchors := filepath.Join(t.TempDir(), "maker.pem")
+	if err := os.WriteFile(anchors, maker.Anchors(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	runScripts(t, "testdata/tpm2tools", "TCTI="+chips[0].TCTI(), "MAKER="+anchors)
+}
+
+func runScripts(t *testing.T, dir string, environment ...string) {
 	t.Helper()
+	setup := func(e *testscript.Env) error {
+		e.Vars = append(e.Vars, environment...)
+		return scriptSetup(e)
+	}
 	testscript.Run(t, testscript.Params{
-		Dir: dir, RequireExplicitExec: true, Setup: scriptSetup,
+		Dir: dir, RequireExplicitExec: true, Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready": scriptReady, "term": scriptTerm, "kill9": scriptKill, "jsonfield": scriptJSONField,
 			"certserial": scriptCertSerial, "sql": scriptSQL, "served": scriptServed,
