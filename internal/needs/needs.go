@@ -97,3 +97,17 @@ func Time(t testing.TB) {
 		t.Skip("needs time, and -short was asked for")
 	}
 }
+
+// PKCS11Build runs the tests of the package in the current folder once more, in a
+// build that has PKCS #11, with SoftHSM.
+func PKCS11Build(t *testing.T) {
+	t.Helper()
+	Time(t)
+	Command(t, "cc")
+	Command(t, "softhsm2-util")
+	cmd := exec.CommandContext(t.Context(), Command(t, "go"), "test", "-tags", "pkcs11", "-count=1", ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+}
