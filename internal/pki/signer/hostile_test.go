@@ -349,3 +349,17 @@ func TestWhatIsNoSignature(t *testing.T) {
 	b.fault = nil
 	w.signs("a good one", "issuing", request)
 }
+
+// panics stands for a mistake in the parser that nobody knows of yet.
+type panics struct{}
+
+func (panics) Read([]byte) (int, error) { panic("a mistake") }
+
+func TestAMistakeInTheParserEndsNothing(t *testing.T) {
+	a := newAuthority(t, "Issuing CA", nil)
+	w := newWorld(t, a.keyConfig("issuing", nil))
+	outcomes := w.engine.Sign(t.Context(), uid, []signer.Request{{Key: "issuing", Stream: panics{}}, {Key: "issuing", TBS: a.tbs(leaf(1))}})
+	if !fault.Has(outcomes[0].Err, fault.SignerContent) || outcomes[1].Err != nil {
+		t.Errorf("%v, %v", outcomes[0].Err, outcomes[1].Err)
+	}
+}

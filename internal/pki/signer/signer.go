@@ -30,6 +30,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -217,7 +218,7 @@ func (e *Engine) admit(uid uint32, p *pass) error {
 		p.held += int64(n)
 		return e.held.Add(int64(n)) <= maxHeldAll
 	}
-	if err := p.read(hold); err != nil {
+	if err := e.read(p, hold); err != nil {
 		return err
 	}
 	now := e.now()
@@ -225,6 +226,19 @@ func (e *Engine) admit(uid uint32, p *pass) error {
 		return err
 	}
 	return k.limits.take(&p.facts, now)
+}
+
+// read reads a request. Bytes on which the parser itself fails are refused like
+// others that it cannot read: whoever finds such may not end the process, which
+// signs for everybody.
+func (e *Engine) read(p *pass, hold func(int) bool) (err error) {
+	defer func() {
+		if failed := recover(); failed != nil {
+			e.log.Error("the parser failed; please report this", "key", p.key.name, "panic", failed, "stack", string(debug.Stack()))
+			err = malformed("it cannot be read")
+		}
+	}()
+	return p.read(hold)
 }
 
 // read parses what is to be signed and hashes it.
