@@ -28,11 +28,16 @@ func PrintLine(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// PrintTable writes rows in aligned columns under a header.
+// PrintTable writes rows in aligned columns under a header. A name in a cell, of
+// an authority made elsewhere for one, makes neither columns nor rows.
 func PrintTable(w io.Writer, header []string, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, row := range append([][]string{header}, rows...) {
-		if _, err := io.WriteString(t, strings.TrimRight(strings.Join(row, "\t"), "\t")+"\n"); err != nil {
+		cells := make([]string, len(row))
+		for i := range row {
+			cells[i] = strings.NewReplacer("\n", " ", "\t", " ").Replace(Plain(row[i]))
+		}
+		if _, err := io.WriteString(t, strings.TrimRight(strings.Join(cells, "\t"), "\t")+"\n"); err != nil {
 			return err
 		}
 	}

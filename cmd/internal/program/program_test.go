@@ -100,3 +100,13 @@ func TestErrorsAreNoCommands(t *testing.T) {
 		t.Errorf("%q", said.String())
 	}
 }
+
+func TestACellIsACell(t *testing.T) {
+	var out bytes.Buffer
+	if err := PrintTable(&out, []string{"NAME", "STATE"}, [][]string{{"CN=a\x1b[2K\nroot\tactive", "retired"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); strings.Count(got, "\n") != 2 || strings.ContainsAny(got, "\x1b\t") {
+		t.Errorf("%q", got)
+	}
+}
