@@ -160,7 +160,7 @@ func (d *doctor) checkSocket(ctx context.Context) {
 	info, err := os.Stat(dir)
 	switch {
 	case err != nil:
-		d.bad("socket", fault.Wrap(fault.SignerConfig, err, "its folder"))
+		d.bad("socket", fault.Wrap(fault.SignerConfig, err, "make its folder", dir))
 		return
 	case info.Mode().Perm()&0o002 != 0 && info.Mode()&os.ModeSticky == 0:
 		d.bad("socket", invalid("everybody may replace it: chmod o-w", dir))

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	gio "io"
 	"os"
+	"strings"
 
 	"github.com/birthmark/birthmark/cmd/internal/program"
 	"github.com/birthmark/birthmark/internal/fault"
@@ -93,7 +94,7 @@ func (c *keyListCmd) Run(ctx context.Context, io *streams) error {
 		if bound == "" {
 			bound = "(pending)"
 		}
-		rows = append(rows, []string{k.Name, k.Type, k.URI, fmt.Sprint(k.Signs), bound, k.Problem})
+		rows = append(rows, []string{k.Name, k.Type, k.URI, strings.Join(k.Signs, ","), bound, k.Problem})
 	}
 	return program.PrintTable(io.out, []string{"NAME", "TYPE", "URI", "SIGNS", "BOUND TO", ""}, rows)
 }

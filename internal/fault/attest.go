@@ -136,7 +136,7 @@ var attestEntries = []Entry{
 	{TokenMissing, Unavailable, "the token is not in its slot", "insert the token, or check its label"},
 	{TokenPIN, Forbidden, "the token's PIN is wrong or locked", "correct the PIN file; a locked PIN needs the security officer"},
 	{TokenModule, Invalid, "the PKCS #11 module cannot be loaded", "check the module's path and that it fits this machine"},
-	{TokenKey, NotFound, "the token has no such key, or several", "list the token's keys and check label and id"},
+	{TokenKey, NotFound, "the token has no such key, or several", "make it (birthmark-signer key create), or list the token's keys and check label and id"},
 	{TokenSessions, Unavailable, "the token has no free session", "lower the number of sessions, or end other programs that use the token"},
 	{TokenFailed, Unavailable, "the token refused a command", "see the detail; birthmark-signer doctor says more"},
 	{BuiltWithout, Invalid, "this program was built without PKCS #11", "use the build with the tag pkcs11, which needs a C library"},

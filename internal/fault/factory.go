@@ -88,7 +88,7 @@ var factoryEntries = []Entry{
 	{ChipUnknown, Forbidden, "the chip is in no manifest", "import the manifest of this reel, or take the chip off the line"},
 	{ChipUsed, Conflict, "the chip belongs to another device", "take the unit off the line: one chip, one device"},
 	{ChipNotProvable, Forbidden, "the chip is listed without a key and cannot prove itself", "use chips whose manifest lists public keys"},
-	{ChipOtherProduct, Forbidden, "the chip is not for this product", "check the reel against the order"},
+	{ChipOtherProduct, Forbidden, "the chip is not for this product", "check the reel against the order, and the chip types that product and order name"},
 	{ChipOtherOrder, Forbidden, "the chip is allotted to another order", "check the reel against the order"},
 	{ChipWithdrawn, Forbidden, "the chip was withdrawn", "take the chip off the line"},
 	{ChipProof, Forbidden, "the chip's proof does not verify for this request", "provision the unit again with a fresh nonce; if it fails again, take it off the line"},

@@ -111,7 +111,7 @@ func (k *Keys) Load(ctx context.Context, uri string, secret keystore.Secret) (ke
 		return k.Store.Load(ctx, uri, secret)
 	}
 	if k.Signer == nil {
-		return nil, fault.New(fault.SignerUnreachable, "name its socket with --signer")
+		return nil, fault.New(fault.SignerUnreachable, "name its socket with --signer-socket, in a ceremony with --signer")
 	}
 	got, err := k.Signer.Key(ctx, name)
 	if err != nil {
@@ -133,7 +133,7 @@ func (k *Keys) Expect(uri string, public crypto.PublicKey) (got keystore.Key, ok
 		return nil, remote, err
 	}
 	if k.Signer == nil {
-		return nil, true, fault.New(fault.SignerUnreachable, "name its socket with --signer")
+		return nil, true, fault.New(fault.SignerUnreachable, "name its socket with --signer-socket, in a ceremony with --signer")
 	}
 	got, err = newKey(k.Signer, name, public)
 	return got, true, err
