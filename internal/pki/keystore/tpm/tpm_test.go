@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,7 +48,9 @@ func (e *emulator) start() {
 		e.t.Fatal(err)
 	}
 	for begin := time.Now(); ; {
-		if _, err := os.Stat(e.socket); err == nil {
+		// The socket is there a moment before anybody listens at it.
+		if c, err := net.Dial("unix", e.socket); err == nil {
+			_ = c.Close() // swtpm waits for the next
 			return
 		}
 		if time.Since(begin) > time.Minute {
