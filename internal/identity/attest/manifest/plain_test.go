@@ -225,6 +225,13 @@ func TestEndorsementKeysAreReadFromPEM(t *testing.T) {
 		!chips[0].Keys[0].VendorProof || len(summary.Findings) != 1 {
 		t.Errorf("%d chips, vendor %s, model %s, findings %v", len(chips), chips[0].Vendor, chips[0].Model, summary.Findings)
 	}
+	digits := ekCertificate(t, m, 4, func(c *x509.Certificate) {
+		c.ExtraExtensions[0].Value = bytes.Replace(c.ExtraExtensions[0].Value, []byte("id:49465800"), []byte("id:00001014"), 1)
+	})
+	chips, summary, err = collect(t, strings.NewReader(pemOf(digits)), o)
+	if err != nil || chips[0].Vendor != "00001014" || len(summary.Findings) != 1 {
+		t.Errorf("a number without letters: vendor %s, findings %v, %v", chips[0].Vendor, summary.Findings, err)
+	}
 	authority := ekCertificate(t, m, 3, func(c *x509.Certificate) { c.IsCA = true })
 	for name, bad := range map[string]string{
 		"cut off":     file[:len(file)-40],

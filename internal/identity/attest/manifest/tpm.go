@@ -241,15 +241,15 @@ func (n *tpmNaming) attributes(rdn cryptobyte.String) bool {
 	return true
 }
 
-// tpmVendor turns "id:49465800" into "ifx".
+// tpmVendor turns "id:49465800" into "ifx"; a number that is no letters stays one.
 func tpmVendor(id string) string {
 	b, err := hex.DecodeString(strings.TrimPrefix(id, "id:"))
 	if err != nil {
 		return ""
 	}
 	vendor := strings.ToLower(strings.TrimRight(string(b), "\x00 "))
-	if !plain(vendor, maxName) {
-		return ""
+	if !plain(vendor, maxName) || vendor == "" {
+		return hex.EncodeToString(b)
 	}
 	return vendor
 }
