@@ -244,7 +244,11 @@ func (r *Report) Text() []byte {
 	fmt.Fprintf(&b, "%s\n", printable(r.title()))
 	banner()
 	for _, s := range r.sections() {
-		fmt.Fprintf(&b, "\n%s\n", s.title)
+		mark := "" // a printer may break pages anywhere
+		if r.banner() != "" {
+			mark = "REHEARSAL: "
+		}
+		fmt.Fprintf(&b, "\n%s%s\n", mark, s.title)
 		for _, row := range s.rows {
 			fmt.Fprintf(&b, "  %-22s %s\n", row[0], row[1])
 		}
@@ -258,11 +262,13 @@ func (r *Report) Text() []byte {
 }
 
 const style = `body{font:10.5pt/1.4 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#111}
-h1{font-size:1.5em}h2{font-size:1.1em;margin:1.6em 0 .3em;break-after:avoid}
+h1{font-size:1.5em}h2{font-size:1.1em;margin:1.6em 0 .3em;break-after:avoid}section{break-inside:avoid-page}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.15em .6em .15em 0;border-top:1px solid #ddd}
-th{width:11em;font-weight:normal;color:#555}td{font-family:monospace;overflow-wrap:anywhere}
+th{width:11em;font-weight:normal;color:#555}td{font:9pt/1.5 monospace;overflow-wrap:anywhere}
 .banner{border:3px solid #b00;color:#b00;font-weight:bold;padding:.6em;margin:1em 0}
-.sign td{height:2.6em;border-bottom:1px solid #111}tr{break-inside:avoid}`
+.sign{break-inside:avoid}.sign td{height:3em;border-bottom:1px solid #111}.sign thead th{border:0}tr{break-inside:avoid}.mark{display:none}
+@page{margin:18mm 16mm}
+@media print{body{margin:0;padding:0;max-width:none}.mark{display:block;position:fixed;top:40%;left:0;right:0;text-align:center;font-size:5em;font-weight:bold;color:#b00;opacity:.2;transform:rotate(-30deg)}}`
 
 // Page returns the transcript as an HTML page that needs nothing else, runs
 // nothing and prints well.
@@ -279,18 +285,22 @@ func (r *Report) Page() []byte {
 		"<title>%s</title>\n<style>%s</style>\n</head>\n<body>\n<h1>%s</h1>\n", text(r.title()), style, text(r.title()))
 	banner()
 	for _, s := range r.sections() {
-		fmt.Fprintf(&b, "<h2>%s</h2>\n<table>\n", text(s.title))
+		fmt.Fprintf(&b, "<section>\n<h2>%s</h2>\n<table>\n", text(s.title))
 		for _, row := range s.rows {
 			fmt.Fprintf(&b, "<tr><th scope=\"row\">%s</th><td>%s</td></tr>\n", text(row[0]), text(row[1]))
 		}
-		b.WriteString("</table>\n")
+		b.WriteString("</table>\n</section>\n")
 	}
-	b.WriteString("<h2>We were there, and it was so</h2>\n<table class=\"sign\">\n")
+	b.WriteString("<section>\n<h2>We were there, and it was so</h2>\n<table class=\"sign\">\n" +
+		"<thead><tr><th scope=\"col\">role</th><th scope=\"col\">name and signature</th><th scope=\"col\">date</th></tr></thead>\n")
 	for _, name := range r.signers() {
 		fmt.Fprintf(&b, "<tr><th scope=\"row\">%s</th><td></td><td></td></tr>\n", text(name))
 	}
-	b.WriteString("</table>\n")
+	b.WriteString("</table>\n</section>\n")
 	banner()
+	if r.banner() != "" {
+		b.WriteString("<p class=\"mark\" aria-hidden=\"true\">REHEARSAL</p>\n") // fixed: printed on every page
+	}
 	b.WriteString("</body>\n</html>\n")
 	return b.Bytes()
 }
