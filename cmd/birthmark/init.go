@@ -143,7 +143,7 @@ func (c *initCmd) print(io *streams, r *initResult) error {
 		fmt.Fprintf(io.out, "\nPassphrase of the root's key (shown once, kept nowhere; write it down):\n  %s\n", r.RootPassphrase)
 	}
 	if c.PassphraseFile == "" {
-		fmt.Fprintf(io.out, "\nThe issuing keys' passphrase is in %s; docs/operate says how to keep it elsewhere.\n", r.PassphraseFile)
+		fmt.Fprintf(io.out, "\nThe passphrase of the keys that the server opens by itself is in %s; docs/operate/systemd.md says how to keep it elsewhere.\n", r.PassphraseFile)
 	}
 	if r.StatusURL == "" {
 		fmt.Fprint(io.out, "\nNo --status-url: certificates will carry no OCSP or CRL address.\n")
@@ -152,7 +152,15 @@ func (c *initCmd) print(io *streams, r *initResult) error {
 		fmt.Fprintf(io.out, "\nThe issuing authority waits for its certificate. Let the ceremony's root sign %s, then:\n"+
 			"  birthmark authority import --data %s --name issuing --certificate FILE\n  birthmark authority import-crl --data %s --name root --crl FILE\n", r.CSR, r.Data, r.Data)
 	}
-	fmt.Fprintf(io.out, "\nNext: birthmark serve --data %s\n", r.Data)
+	then := "Next"
+	if r.CSR != "" {
+		then = "Then"
+	}
+	socket := ""
+	if c.SignerSocket != "" {
+		socket = " --signer-socket " + c.SignerSocket
+	}
+	fmt.Fprintf(io.out, "\n%s: birthmark serve --data %s%s\n", then, r.Data, socket)
 	return nil
 }
 

@@ -176,7 +176,7 @@ func (n *node) start(ctx context.Context) error {
 		return err
 	}
 	if n.settings.PassphraseFile == "" && !i.Quickstart {
-		n.log.Warn("the issuing keys' passphrase lies beside the keys; name a --passphrase-file elsewhere", "file", n.folder.passphrase())
+		n.log.Warn("the passphrase of the server's keys lies beside them; name a --passphrase-file elsewhere", "file", n.folder.passphrase())
 	}
 	if err := n.startLedger(ctx); err != nil {
 		return err

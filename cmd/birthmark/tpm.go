@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
+	"time"
 
 	"github.com/birthmark/birthmark/internal/web/rest"
 )
@@ -102,6 +104,16 @@ func (c *tpmShowCmd) Run(ctx context.Context, io *streams) error {
 	return call(ctx, &c.remote, io, http.MethodGet, c.path()+"/tpm", nil, printTPM(io))
 }
 
+// dotted writes a firmware version as its maker does; the API has it as 16
+// hexadecimal digits, as deny lists do.
+func dotted(version string) string {
+	v, err := strconv.ParseUint(version, 16, 64)
+	if err != nil {
+		return version
+	}
+	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xFFFF, v>>16&0xFFFF, v&0xFFFF)
+}
+
 func printTPM(io *streams) func(*rest.TPM) error {
 	return func(t *rest.TPM) error {
 		fmt.Fprintf(io.out, "%s  %s %s\n", t.Serial, cmp.Or(t.Vendor, "TPM"), t.Model)
@@ -113,8 +125,8 @@ func printTPM(io *streams) func(*rest.TPM) error {
 			{"endorsement key", t.EK},
 			{"chip", cmp.Or(t.Chip, "in no manifest")},
 			{"resets", fmt.Sprintf("%d, restarts %d%s", t.ResetCount, t.RestartCount, masked)},
-			{"clock", fmt.Sprintf("%d ms", t.Clock)},
-			{"firmware", t.Firmware + masked},
+			{"clock", (time.Duration(t.Clock) * time.Millisecond).String()},
+			{"firmware", dotted(t.Firmware) + masked},
 			{"seen", day(t.SeenAt)},
 		})
 	}
