@@ -18,7 +18,7 @@ type enrollCmd struct {
 	tpmFlags `embed:""`
 
 	Server string `help:"The server's device listener." required:"" placeholder:"https://HOST:PORT" env:"BIRTHMARK_AGENT_SERVER"`
-	CA     string `name:"ca" help:"PEM file with the authorities to trust (birthmark authority bundle)." required:"" type:"existingfile" env:"BIRTHMARK_AGENT_CA"`
+	CA     string `name:"ca" help:"PEM file with the authorities to trust (birthmark authority bundle)." placeholder:"FILE" required:"" type:"existingfile" env:"BIRTHMARK_AGENT_CA"`
 	Out    string `help:"Folder for key, certificate and chain." required:"" placeholder:"DIR" type:"path" env:"BIRTHMARK_AGENT_OUT"`
 	Label  string `help:"Label of the profile; nothing: the product's first." env:"BIRTHMARK_AGENT_LABEL"`
 	Key    string `help:"Where the key is made: tpm or file." enum:"tpm,file" default:"tpm"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/birthmark/birthmark/cmd/internal/program"
@@ -49,7 +50,7 @@ func show(io *streams, s *agent.Status) error {
 		case one.c.Due:
 			state = "to be renewed"
 		}
-		rows = append(rows, []string{one.name, one.c.Subject, one.c.CertSerial, one.c.NotAfter.Format(time.RFC3339), state})
+		rows = append(rows, []string{one.name, one.c.Subject, strings.ToUpper(one.c.CertSerial), one.c.NotAfter.Format(time.RFC3339), state})
 	}
 	switch {
 	case s.Key == "":
@@ -67,7 +68,7 @@ type doctorCmd struct {
 	tpmFlags `embed:""`
 
 	Server string `help:"The server's device listener; nothing: it is not asked." placeholder:"https://HOST:PORT" env:"BIRTHMARK_AGENT_SERVER"`
-	CA     string `name:"ca" help:"PEM file with the authorities to trust." type:"existingfile" env:"BIRTHMARK_AGENT_CA"`
+	CA     string `name:"ca" help:"PEM file with the authorities to trust." placeholder:"FILE" type:"existingfile" env:"BIRTHMARK_AGENT_CA"`
 	Out    string `help:"Folder of key, certificate and chain; nothing: it is not looked at." placeholder:"DIR" type:"path" env:"BIRTHMARK_AGENT_OUT"`
 	JSON   bool   `help:"Print JSON."`
 }
