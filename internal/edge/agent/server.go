@@ -9,9 +9,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/birthmark/birthmark/internal/edge/client"
@@ -145,6 +147,10 @@ func noAnswer(err error) error {
 		return fault.Wrap(fault.AgentLink, err, "the server's certificate is not the one to trust, or this clock is wrong")
 	case isTimeout(err):
 		return fault.Wrap(fault.AgentLink, err, "no answer in time")
+	case isA[*net.DNSError](err):
+		return fault.Wrap(fault.AgentLink, err, "its name is not known here")
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fault.Wrap(fault.AgentLink, err, "nobody listens there")
 	}
 	return fault.Wrap(fault.AgentLink, err)
 }
