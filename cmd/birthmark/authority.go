@@ -61,6 +61,9 @@ func (c *authorityShowCmd) Run(ctx context.Context, io *streams) error {
 		if err := printAuthority(io, "")(a); err != nil {
 			return err
 		}
+		if a.Key != "" {
+			fmt.Fprintf(io.out, "  key  %s\n", a.Key)
+		}
 		fmt.Fprint(io.out, a.PEM)
 		return nil
 	})

@@ -124,7 +124,7 @@ var attestEntries = []Entry{
 	{TPMFailed, Unavailable, "the TPM refused a command", "see the detail; birthmark-agent doctor says more"},
 	{TPMHandle, Conflict, "the TPM's handle holds another key", "name another handle, or remove the key there after making sure that nothing uses it"},
 	{AgentLink, Unavailable, "the device cannot reach the server", "check network, proxy and clock; birthmark-agent doctor says more"},
-	{AgentState, Conflict, "the agent's folder is not in order", "see the detail; nothing was changed"},
+	{AgentState, Conflict, "what the agent needs or keeps is not in order", "see the detail; nothing was changed"},
 	{SignerUnreachable, Unavailable, "the signer process cannot be reached", "start birthmark-signer, or check its socket and the rights to it"},
 	{SignerKeyUnknown, NotFound, "the signer has no such key", "check the key's name in the signer's configuration"},
 	{SignerRefused, Forbidden, "the signer does not sign this with this key", "see the signer's log: the key is bound to an authority and kinds of content"},
