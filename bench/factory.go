@@ -74,6 +74,7 @@ func (b *bench) factory(ctx context.Context) error {
 			return fmt.Errorf("factory: %w", err)
 		}
 	}
+	from.next = f.est.next // whoever comes next enrolls other devices
 	return nil
 }
 
