@@ -116,10 +116,10 @@ func (e *Enroller) place(ctx context.Context, h *hardware, dev device.ID, fits f
 func (e *Enroller) checkOwner(ctx context.Context, ek [32]byte, dev device.ID, h *hardware) error {
 	before, err := e.attest.Store.TPM(ctx, ek)
 	known := err == nil
-	switch {
-	case err != nil && !fault.Has(err, fault.ChipUnknown):
+	if err != nil && !fault.Has(err, fault.ChipUnknown) {
 		return err
-	case known && before.Device != 0 && before.Device != dev:
+	}
+	if known && before.Device != 0 && before.Device != dev {
 		if err := e.checkEnded(ctx, before.Device); err != nil {
 			return err
 		}
@@ -128,19 +128,18 @@ func (e *Enroller) checkOwner(ctx context.Context, ek [32]byte, dev device.ID, h
 		return nil
 	}
 	last := stateOf(&before)
-	switch {
-	case h.state == nil: // an activation alone tells of no counters
+	if h.state == nil { // an activation alone tells of no counters
 		last.EK, last.Vendor, last.Model = ek, h.tpm.Vendor, h.tpm.Model
 		h.state = &last
-	case known:
-		err = tpm.CheckCounters(last, *h.state)
-	default:
-		err = nil
+	} else if known {
+		if err := tpm.CheckCounters(last, *h.state); err != nil {
+			return err
+		}
 	}
 	if h.chip != nil {
 		h.state.Chip = h.chip.ID
 	}
-	return err
+	return nil
 }
 
 // checkEnded refuses the TPM of a device that lives.

@@ -235,6 +235,35 @@ func TestAttestationKeyIsCertified(t *testing.T) {
 	f.alarm(factory.AlarmChipReused)
 }
 
+// A TPM that nobody has seen before may begin with its attestation key, which tells
+// of no counters; what its first key tells is kept from then on.
+func TestAttestationKeyComesFirst(t *testing.T) {
+	f := newField(t, nil)
+	d := f.newDevice("GW-1")
+	r, err := f.enrolls(f.request(d, "ak"))
+	must(t, err)
+	if r.Credential.SPKIDigest != sha256.Sum256(d.ak.SPKI()) || r.Credential.KeyKind != device.KeyHardware {
+		t.Errorf("credential %+v", r.Credential)
+	}
+	seen, err := f.store.TPMOf(t.Context(), access.Everything(), r.Credential.Device)
+	must(t, err)
+	if seen.Device != r.Credential.Device || seen.Clock != 0 || seen.Vendor != "id:54455354" {
+		t.Errorf("TPM %+v", seen)
+	}
+	added, err := f.register.RenewSecret(t.Context(), f.operator, r.Credential.Device)
+	must(t, err)
+	d.who.Secret = []byte(added.Secret)
+	f.first(d)
+	seen, err = f.store.TPMOf(t.Context(), access.Everything(), r.Credential.Device)
+	must(t, err)
+	if seen.Clock == 0 {
+		t.Errorf("TPM %+v", seen)
+	}
+	thief := f.deviceWith(&unitTPM{d.TPM, "GW-2", d.ak, d.key})
+	_, err = f.challengeFor(thief, "")
+	refused(t, err, fault.TPMOfOther)
+}
+
 func TestAttestationKeyIsNotCertifiedOtherwise(t *testing.T) {
 	f := newField(t, nil)
 	d := f.newDevice("GW-1")
