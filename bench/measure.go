@@ -48,6 +48,21 @@ type bench struct {
 	ends    []func() error // what to undo, last first
 }
 
+// begin makes a folder and builds the server there.
+func begin(ctx context.Context, p plan, out io.Writer) (*bench, error) {
+	folder, err := os.MkdirTemp("", "bm-bench-") // a socket's path is short
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{plan: p, out: out, folder: folder, begin: time.Now()}
+	b.ends = append(b.ends, func() error { return os.RemoveAll(folder) })
+	b.step("building")
+	if err := build(ctx, folder, p.profiles != ""); err != nil {
+		return nil, errors.Join(err, b.end())
+	}
+	return b, nil
+}
+
 // end undoes everything that was started.
 func (b *bench) end() (err error) {
 	for _, undo := range slices.Backward(b.ends) {
@@ -72,15 +87,11 @@ func (b *bench) step(format string, args ...any) {
 
 // measure runs everything and prints the tables.
 func measure(ctx context.Context, p plan, out io.Writer) (err error) {
-	b := &bench{plan: p, out: out, begin: time.Now()}
-	if b.folder, err = os.MkdirTemp("", "birthmark-bench-"); err != nil {
+	b, err := begin(ctx, p, out)
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.end(), os.RemoveAll(b.folder)) }()
-	b.step("building")
-	if err := build(ctx, b.folder, p.profiles != ""); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, b.end()) }()
 	if b.load, err = b.startPart(ctx, "load"); err != nil {
 		return err
 	}

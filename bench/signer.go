@@ -41,16 +41,11 @@ func runSigners(ctx context.Context, out io.Writer) (err error) {
 	if p.quick {
 		p.spare, p.cell, p.passes = 60_000, 1500*time.Millisecond, 3
 	}
-	b := &bench{plan: p, out: out, begin: time.Now()}
-	// A socket's path is short.
-	if b.folder, err = os.MkdirTemp("", "bm-signer-"); err != nil {
+	b, err := begin(ctx, p, out)
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.end(), os.RemoveAll(b.folder)) }()
-	b.step("building")
-	if err := build(ctx, b.folder, p.profiles != ""); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, b.end()) }()
 	if b.load, err = b.startPart(ctx, "load"); err != nil {
 		return err
 	}

@@ -29,15 +29,11 @@ const (
 // runSwtpms measures how long agents on so many TPMs take from nothing to a
 // certificate, keys made in the TPMs included, server and TPMs on this machine.
 func runSwtpms(ctx context.Context, out io.Writer) (err error) {
-	b := &bench{plan: plan{stored: 1_000, spare: 1_000}, out: out, begin: time.Now()}
-	if b.folder, err = os.MkdirTemp("", "bm-swtpm-"); err != nil { // a socket's path is short
+	b, err := begin(ctx, plan{stored: 1_000, spare: 1_000}, out)
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.end(), os.RemoveAll(b.folder)) }()
-	b.step("building")
-	if err := build(ctx, b.folder, false); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, b.end()) }()
 	b.sqlite = &installation{binary: filepath.Join(b.folder, "birthmark"), data: filepath.Join(b.folder, "data")}
 	b.sqlite.database = "sqlite:" + filepath.Join(b.sqlite.data, "birthmark.db")
 	if err := b.sqlite.make(ctx, b.plan); err != nil {

@@ -49,9 +49,5 @@ type versionCmd struct {
 
 // Run prints what this binary was built from.
 func (c *versionCmd) Run(io *streams) error {
-	b := program.ThisBuild(version)
-	if c.JSON {
-		return program.PrintJSON(io.out, b)
-	}
-	return b.Print(io.out, "birthmark-agent")
+	return program.PrintBuild(io.out, "birthmark-agent", version, c.JSON)
 }

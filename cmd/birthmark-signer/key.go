@@ -269,9 +269,5 @@ var version = "development"
 
 // Run prints what the binary was made from.
 func (c *versionCmd) Run(_ context.Context, io *streams) error {
-	b := program.ThisBuild(version)
-	if c.JSON {
-		return program.PrintJSON(io.out, b)
-	}
-	return b.Print(io.out, "birthmark-signer")
+	return program.PrintBuild(io.out, "birthmark-signer", version, c.JSON)
 }

@@ -11,9 +11,5 @@ type versionCmd struct {
 
 // Run prints what this binary was built from.
 func (c *versionCmd) Run(io *streams) error {
-	b := program.ThisBuild(version)
-	if c.JSON {
-		return program.PrintJSON(io.out, b)
-	}
-	return b.Print(io.out, "birthmark-station")
+	return program.PrintBuild(io.out, "birthmark-station", version, c.JSON)
 }

@@ -18,11 +18,7 @@ type versionCmd struct {
 
 // Run prints what this binary was built from.
 func (c *versionCmd) Run(io *streams) error {
-	b := program.ThisBuild(version)
-	if c.JSON {
-		return printJSON(io.out, b)
-	}
-	return b.Print(io.out, "birthmark")
+	return program.PrintBuild(io.out, "birthmark", version, c.JSON)
 }
 
 type explainCmd struct {

@@ -53,3 +53,13 @@ func (b Build) Print(w io.Writer, name string) error {
 	_, err := fmt.Fprintf(w, "%s %s (%s, %s)\n", name, b.Version, b.Go, b.System)
 	return err
 }
+
+// PrintBuild writes what the running binary of the named program was made from, as
+// one line or as JSON.
+func PrintBuild(w io.Writer, name, version string, asJSON bool) error {
+	b := ThisBuild(version)
+	if asJSON {
+		return PrintJSON(w, b)
+	}
+	return b.Print(w, name)
+}
